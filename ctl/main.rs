@@ -1,0 +1,3 @@
+//! `tracecraftctl`: flags, exit code.
+
+fn main() {}

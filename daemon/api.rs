@@ -1,0 +1,302 @@
+//! The contract of the control socket: wire types, error codes, routes, protocol number, exit codes.
+//!
+//! Everything that both programs must agree on lives here and nowhere else; `tracecraftctl` sees nothing of the daemon but
+//! this module and [`crate::paths`]. HTTP/1.1 with JSON bodies over a Unix socket. Additions to a shape are compatible and
+//! do not change [`PROTOCOL`]; a removal or a change of meaning does.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Number of the control protocol. The daemon names it in `GET /v1/status` and in the [`PROTOCOL_HEADER`] of every answer.
+pub const PROTOCOL: u32 = 1;
+
+/// Response header (and optional request header) that carries [`PROTOCOL`].
+pub const PROTOCOL_HEADER: &str = "tracecraft-protocol";
+
+/// Paths of the control API. A session in a path is its key `<harness>/<id>`, or any unique prefix of the id,
+/// percent-encoded as one segment.
+pub mod route {
+    /// `GET`: [`super::Status`].
+    pub const STATUS: &str = "/v1/status";
+    /// `GET`: [`super::SessionList`].
+    pub const SESSIONS: &str = "/v1/sessions";
+    /// `GET /v1/sessions/<session>/content?tail=N&generation=N`: the replay, `application/jsonl`; the session it belongs to
+    /// is in the response header [`super::SESSION_HEADER`] as JSON.
+    pub const CONTENT: &str = "content";
+    /// `POST /v1/sessions/<session>/compact?keep_tail=N`: a stream of [`super::Progress`], one JSON document a line.
+    pub const COMPACT: &str = "compact";
+    /// `POST /v1/sessions/<session>/stop`: [`super::Session`].
+    pub const STOP: &str = "stop";
+    /// `POST /v1/sessions/<session>/start`: [`super::Session`].
+    pub const START: &str = "start";
+    /// `POST /v1/flush` and `POST /v1/sessions/<session>/flush`: [`super::Flushed`], when all that was there at the call is
+    /// stored and named by a manifest.
+    pub const FLUSH: &str = "/v1/flush";
+}
+
+/// Response header of `content`: the [`Session`] that is replayed, as one line of JSON (non-ASCII escaped).
+pub const SESSION_HEADER: &str = "tracecraft-session";
+
+/// What `GET /v1/status` answers: is it working, is everything safe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// [`PROTOCOL`] of the daemon.
+    pub protocol: u32,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// `starting` until recovery and the first scan are done, then `recording`, then `stopping`.
+    pub phase: Phase,
+    /// The store's URL, without credentials.
+    pub store: String,
+    /// Where the state is kept.
+    pub state_dir: String,
+    /// Milliseconds between flushes.
+    pub interval_ms: u64,
+    /// Whether secrets are removed. `false` is shown loudly.
+    pub redact: bool,
+    /// Where sessions are looked for.
+    pub roots: Vec<Root>,
+    /// Sessions by what they are doing.
+    pub sessions: SessionCounts,
+    /// Parts that are captured and not yet stored.
+    pub pending: Pending,
+    /// When something was last stored, RFC 3339; `None` before the first.
+    pub last_stored_at: Option<String>,
+    /// What is wrong now; empty when all is well.
+    pub problems: Vec<Problem>,
+}
+
+/// Phase of the daemon's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Recovery or the first scan is not done.
+    Starting,
+    /// Normal work.
+    Recording,
+    /// Draining.
+    Stopping,
+}
+
+/// A directory where sessions are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Harness name.
+    pub harness: String,
+    /// Absolute path.
+    pub path: String,
+    /// How changes below it are noticed.
+    pub coverage: Coverage,
+}
+
+/// How changes below a root are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Coverage {
+    /// By file-system events; the scan is only the safety net.
+    Events,
+    /// By a scan at every interval, because events do not come here.
+    Polled,
+    /// The directory does not exist (yet).
+    Missing,
+    /// The directory exists and cannot be read.
+    Unreadable,
+}
+
+/// Number of sessions by [`SessionState`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionCounts {
+    /// All that are known, superseded generations left out.
+    pub total: u64,
+    /// State `live`.
+    pub live: u64,
+    /// Have something that is not yet stored.
+    pub pending: u64,
+    /// Stopped by `stop`.
+    pub stopped: u64,
+    /// Left out by include and exclude rules.
+    pub excluded: u64,
+}
+
+/// Captured and not yet stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Number of parts.
+    pub parts: u64,
+    /// Bytes of those parts.
+    pub bytes: u64,
+    /// Seconds since the oldest was captured.
+    pub oldest_seconds: Option<u64>,
+}
+
+/// Something that is wrong and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable code for programs, e.g. `store_unavailable`, `source_unreadable`, `redaction_off`.
+    pub code: String,
+    /// What is wrong, naming the object.
+    pub message: String,
+    /// What to do, where there is something to do.
+    pub hint: Option<String>,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// What `GET /v1/sessions` answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionList {
+    /// Every known session and generation, most recently stored first.
+    pub sessions: Vec<Session>,
+}
+
+/// One session (one generation of it).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Harness name.
+    pub harness: String,
+    /// Session id as in the bucket; a later generation ends in `~2`, `~3`, …
+    pub id: String,
+    /// 1 for the first life of the source.
+    pub generation: u32,
+    /// What it is doing.
+    pub state: SessionState,
+    /// Absolute path of the source.
+    pub source_path: String,
+    /// Working directory that the agent recorded.
+    pub cwd: Option<String>,
+    /// Objects in the store.
+    pub parts: u64,
+    /// Bytes of the source that are captured.
+    pub source_bytes: u64,
+    /// Bytes stored (after redaction).
+    pub stored_bytes: u64,
+    /// Bytes captured and not yet stored.
+    pub pending_bytes: u64,
+    /// Secrets removed, by pattern name.
+    pub redactions: BTreeMap<String, u64>,
+    /// When we first saw it, RFC 3339.
+    pub started_at: Option<String>,
+    /// When its newest part was stored, RFC 3339.
+    pub last_stored_at: Option<String>,
+    /// When it ended, RFC 3339.
+    pub ended_at: Option<String>,
+    /// What is wrong with it, if anything.
+    pub problem: Option<Problem>,
+}
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionState {
+    /// Written to lately.
+    Live,
+    /// Followed; nothing new for a while.
+    Idle,
+    /// Its agent ended it, or its source is archived.
+    Ended,
+    /// Its source is gone; what was captured is kept.
+    Gone,
+    /// Stopped by `stop`; not followed until `start`.
+    Stopped,
+    /// An earlier generation of a source that was rewritten.
+    Superseded,
+}
+
+/// One line of the stream that `compact` answers with. The last one is `done` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Progress {
+    /// Work is under way.
+    Working {
+        /// Bytes handled so far.
+        done_bytes: u64,
+        /// Bytes to handle.
+        total_bytes: u64,
+    },
+    /// The work is done.
+    Done {
+        /// Parts before.
+        parts_before: u64,
+        /// Parts after.
+        parts_after: u64,
+        /// Bytes of the merged part; 0 when there was nothing to merge.
+        merged_bytes: u64,
+    },
+    /// The work failed; nothing is lost.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+}
+
+/// What `flush` answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// Sessions that were looked at.
+    pub sessions: u64,
+    /// Parts stored by this flush.
+    pub parts: u64,
+    /// Bytes stored by this flush.
+    pub bytes: u64,
+}
+
+/// Body of every answer whose status is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// Stable code; a client may branch on it.
+    pub code: ErrorCode,
+    /// What went wrong, in a sentence.
+    pub message: String,
+    /// What to do about it, where there is something to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Codes of [`ErrorBody`]. One is added only when a client would branch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 400: the request is not of its form.
+    BadRequest,
+    /// 404: no such route.
+    NoSuchRoute,
+    /// 404: no session has that id.
+    NoSuchSession,
+    /// 405: the route has other methods.
+    MethodNotAllowed,
+    /// 409: the id matches several sessions; the message names them.
+    AmbiguousId,
+    /// 409: the session is busy with work of the same kind.
+    Busy,
+    /// 413: the request's body is larger than the limit.
+    TooLarge,
+    /// 503: too many requests at once, or the daemon is stopping.
+    Unavailable,
+    /// 504: the work did not end within its limit; it goes on in the daemon.
+    Timeout,
+    /// 502: the store failed.
+    Store,
+    /// 500: a fault of the daemon.
+    Internal,
+}
+
+/// Exit codes of `tracecraftctl`.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Failed.
+    pub const FAILED: u8 = 1;
+    /// Usage: unknown flag, bad value, an id that matches several sessions.
+    pub const USAGE: u8 = 2;
+    /// The daemon is not running.
+    pub const NOT_RUNNING: u8 = 3;
+    /// No such session.
+    pub const NO_SUCH_SESSION: u8 = 4;
+    /// The daemon speaks another protocol.
+    pub const PROTOCOL: u8 = 5;
+}

@@ -1,0 +1,40 @@
+//! The one door to this program's own files: writes that survive a power loss, and nothing else.
+//!
+//! Knows paths and bytes; knows nothing of parts, state or stores. What is written is not durable until [`Disk::sync`] has
+//! named it, so that many small files cost one wait. Files are 0600, directories 0700.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// This program's own files. The real one is [`OsDisk`]; tests have one in memory that forgets what was not synced.
+pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
+    /// Creates a directory (0700) and its missing parents. Durable after [`Disk::sync`] of something below it.
+    fn create_dirs(&self, dir: &Path) -> io::Result<()>;
+    /// Creates or truncates a file (0600), creating missing parents. Neither bytes nor name are durable until [`Disk::sync`].
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Write + Send>>;
+    /// Appends to a file, creating it. Not durable until [`Disk::sync`]. On failure the file has its former length again.
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Makes bytes and names of all these files durable, and renames to and away from their directories. A directory may be
+    /// named too: then its entries are made durable. Concurrent calls share their waits.
+    fn sync(&self, paths: &[PathBuf]) -> io::Result<()>;
+    /// Replaces a file as a whole, durably: temporary sibling, sync, rename, sync of the directory.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Renames, replacing the target. Durable after [`Disk::sync`] of both (of the target path and the old directory).
+    /// Fails with [`io::ErrorKind::CrossesDevices`] between file systems.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// The whole file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// A file for reading.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>>;
+    /// Size in bytes; `None` when there is no such file.
+    fn size(&self, path: &Path) -> io::Result<Option<u64>>;
+    /// All regular files below a directory, at any depth, with their sizes, sorted by path; empty when there is no such
+    /// directory. Links are not followed.
+    fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, u64)>>;
+    /// Removes a file; that there is none is no error. Not durable until [`Disk::sync`] of its directory.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory if it is empty; anything else is no error.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that this user may still write on the file system of the path (or of its nearest existing parent).
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+}

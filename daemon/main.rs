@@ -1,0 +1,3 @@
+//! `tracecraftd`: flags, logging, runtime, exit code.
+
+fn main() {}

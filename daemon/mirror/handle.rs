@@ -1,0 +1,120 @@
+//! The handle that everything outside the mirror holds: commands in, answers out.
+//!
+//! The mirror's task owns the state; nothing else touches it. A command that is dropped by a stopping mirror answers
+//! [`ErrorCode::Unavailable`].
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{ErrorBody, ErrorCode, Flushed, Progress, Session, SessionList, Status};
+
+/// What a command answers when it fails: the wire form at once, since only the control socket asks.
+pub(crate) type Answer<T> = Result<T, ErrorBody>;
+
+/// Commands waiting for the mirror; more make the sender wait (the control server has its own limit and timeout).
+pub(crate) const COMMANDS_MAX: usize = 64;
+
+/// A request to the mirror. Session ids are what the user typed: a key `harness/id`, an id, or a unique prefix of one.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// [`Status`] now.
+    Status(oneshot::Sender<Answer<Status>>),
+    /// All sessions.
+    List(oneshot::Sender<Answer<SessionList>>),
+    /// The stored bytes of a session, in order.
+    Replay {
+        id: String,
+        generation: Option<u32>,
+        tail: Option<u64>,
+        reply: oneshot::Sender<Answer<Replay>>,
+    },
+    /// Merge parts; progress until `Done` or `Failed`.
+    Compact { id: String, keep_tail: usize, progress: mpsc::Sender<Progress> },
+    /// Last flush, `ended_at`, not followed again.
+    Stop { id: String, reply: oneshot::Sender<Answer<Session>> },
+    /// Followed again.
+    Start { id: String, reply: oneshot::Sender<Answer<Session>> },
+    /// Everything that is there now is stored and named by a manifest when this answers.
+    Flush { id: Option<String>, reply: oneshot::Sender<Answer<Flushed>> },
+}
+
+/// The stored bytes of one generation.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    /// Whose bytes.
+    pub(crate) session: Session,
+    /// The bytes in order; an `Err` is the last item and says what failed.
+    pub(crate) bytes: mpsc::Receiver<Result<Bytes, String>>,
+}
+
+/// Cheap to clone; outlives the mirror harmlessly.
+#[derive(Debug, Clone)]
+pub(crate) struct Mirror {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Mirror {
+    /// A handle and the queue that the mirror's task reads.
+    pub(crate) fn new() -> (Mirror, mpsc::Receiver<Command>) {
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        (Mirror { commands }, queue)
+    }
+
+    /// See [`Command::Status`].
+    pub(crate) async fn status(&self) -> Answer<Status> {
+        self.ask(Command::Status).await
+    }
+
+    /// See [`Command::List`].
+    pub(crate) async fn list(&self) -> Answer<SessionList> {
+        self.ask(Command::List).await
+    }
+
+    /// See [`Command::Replay`].
+    pub(crate) async fn replay(
+        &self,
+        id: String,
+        generation: Option<u32>,
+        tail: Option<u64>,
+    ) -> Answer<Replay> {
+        self.ask(|reply| Command::Replay { id, generation, tail, reply }).await
+    }
+
+    /// See [`Command::Compact`].
+    pub(crate) async fn compact(&self, id: String, keep_tail: usize) -> mpsc::Receiver<Progress> {
+        let (progress, receiver) = mpsc::channel(16);
+        let failed = progress.clone();
+        if self.commands.send(Command::Compact { id, keep_tail, progress }).await.is_err() {
+            let _ = failed.try_send(Progress::Failed { error: stopping() });
+        }
+        receiver
+    }
+
+    /// See [`Command::Stop`].
+    pub(crate) async fn stop(&self, id: String) -> Answer<Session> {
+        self.ask(|reply| Command::Stop { id, reply }).await
+    }
+
+    /// See [`Command::Start`].
+    pub(crate) async fn start(&self, id: String) -> Answer<Session> {
+        self.ask(|reply| Command::Start { id, reply }).await
+    }
+
+    /// See [`Command::Flush`].
+    pub(crate) async fn flush(&self, id: Option<String>) -> Answer<Flushed> {
+        self.ask(|reply| Command::Flush { id, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Answer<T>>) -> Command,
+    ) -> Answer<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| stopping())?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+}
+
+fn stopping() -> ErrorBody {
+    ErrorBody { code: ErrorCode::Unavailable, message: "the daemon is stopping".into(), hint: None }
+}

@@ -1,0 +1,1 @@
+//! Table of contents of the tests: one file a kind of promise.
