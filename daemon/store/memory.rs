@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{
-    Body, ErrorKind, Listed, Object, Store, StoreError, check_key, check_prefix, folders,
-};
+use super::{Body, ErrorKind, Listed, Object, Store, StoreError, check_key, check_prefix, folders};
 use crate::durable::Disk;
 
 /// A kind of request.
@@ -170,9 +168,8 @@ impl MemoryStore {
         nothing: impl FnOnce() -> Result<T, StoreError>,
         effect: impl FnOnce(&mut Inner) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let failed = |kind_of: ErrorKind| {
-            StoreError::new(kind_of, kind.name(), key, "a fault of the test")
-        };
+        let failed =
+            |kind_of: ErrorKind| StoreError::new(kind_of, kind.name(), key, "a fault of the test");
         match self.ask_hook(&Op { kind, key: key.to_owned() }) {
             StoreFault::None => effect(&mut self.lock()),
             StoreFault::FailBefore(kind) => Err(failed(kind)),
@@ -257,8 +254,7 @@ impl Store for MemoryStore {
 
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
         check_key("size", key)?;
-        let effect =
-            |inner: &mut Inner| Ok(inner.objects.get(key).map(|bytes| bytes.len() as u64));
+        let effect = |inner: &mut Inner| Ok(inner.objects.get(key).map(|bytes| bytes.len() as u64));
         self.serve(OpKind::Size, key, || Ok(None), effect).await
     }
 

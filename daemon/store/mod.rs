@@ -138,7 +138,9 @@ pub(crate) fn check_key(operation: &'static str, key: &str) -> Result<(), StoreE
 pub(crate) fn check_prefix(operation: &'static str, prefix: &str) -> Result<(), StoreError> {
     match prefix.strip_suffix('/').unwrap_or(prefix) {
         "" if prefix.is_empty() => Ok(()),
-        key => flaw_of(key).map_or(Ok(()), |flaw| Err(StoreError::invalid(operation, prefix, flaw))),
+        key => {
+            flaw_of(key).map_or(Ok(()), |flaw| Err(StoreError::invalid(operation, prefix, flaw)))
+        }
     }
 }
 

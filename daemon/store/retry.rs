@@ -99,7 +99,9 @@ impl<S: Store> Retry<S> {
         file_size: Option<u64>,
     ) -> Result<(), StoreError> {
         match self.inner.put(key, body).await {
-            Err(error) if error.kind == ErrorKind::NotFound && number > 1 && file_size.is_some() => {
+            Err(error)
+                if error.kind == ErrorKind::NotFound && number > 1 && file_size.is_some() =>
+            {
                 if self.inner.size(key).await? == file_size { Ok(()) } else { Err(error) }
             }
             result => result,

@@ -122,8 +122,22 @@ async fn bad_keys_are_refused(store: &dyn Store) {
     let long = format!("sessions/{}", "n".repeat(256));
     let deep = ["d"; 600].join("/");
     let bad = [
-        "", "/", "/etc/passwd", "a//b", "a/", "../a", "a/../b", "a/./b", "a/..", ".hidden",
-        "a/.b.tmp", "a\nb", "a/\u{1b}[31m", "a\0b", &long, &deep,
+        "",
+        "/",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "../a",
+        "a/../b",
+        "a/./b",
+        "a/..",
+        ".hidden",
+        "a/.b.tmp",
+        "a\nb",
+        "a/\u{1b}[31m",
+        "a\0b",
+        &long,
+        &deep,
     ];
     for key in bad {
         let errors = [

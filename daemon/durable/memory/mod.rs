@@ -5,7 +5,7 @@
 //! lets each waiting change happen or not, except that a change never happens without the earlier ones that touched the same
 //! names. Single-stepped: a hook sees each step before it happens and may fail it or kill the process there.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::{self, Cursor, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::{Disk, Temps};
+use views::{Change, File, FileId, Pending, Tree};
+
+mod views;
 
 /// What happens to a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,109 +36,6 @@ pub(crate) type Hook = Box<dyn FnMut(&str, &Path) -> DiskFault + Send>;
 pub(crate) struct MemoryDisk {
     inner: Arc<Mutex<Inner>>,
     temps: Arc<Temps>,
-}
-
-type FileId = u64;
-
-#[derive(Debug, Default, Clone)]
-struct File {
-    bytes: Vec<u8>,
-    /// What a power loss leaves for certain.
-    durable: Vec<u8>,
-    /// `bytes` and `durable` are equal up to here.
-    equal: usize,
-    modified: Option<SystemTime>,
-}
-
-impl File {
-    fn truncate(&mut self, length: usize) {
-        self.bytes.truncate(length);
-        self.equal = self.equal.min(length);
-    }
-
-    fn sync(&mut self) {
-        self.durable.truncate(self.equal);
-        self.durable.extend_from_slice(&self.bytes[self.equal..]);
-        self.equal = self.durable.len();
-    }
-
-    fn is_synced(&self) -> bool {
-        self.equal == self.bytes.len() && self.equal == self.durable.len()
-    }
-
-    /// All of the bytes arrived, or some, or none.
-    fn crash(&mut self, rng: &mut fastrand::Rng) {
-        if !self.is_synced() {
-            match rng.u8(..3) {
-                0 => self.bytes = self.durable.clone(),
-                1 => self.bytes.truncate(rng.usize(self.equal..=self.bytes.len())),
-                _ => {}
-            }
-            self.equal = self.equal.min(self.bytes.len());
-            self.sync();
-        }
-    }
-}
-
-/// A change of directories that may still be lost.
-#[derive(Debug, Clone)]
-struct Pending {
-    change: Change,
-    /// Syncs that it still waits for: its directories.
-    waits: Vec<PathBuf>,
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    MakeDir(PathBuf),
-    RemoveDir(PathBuf),
-    Create(PathBuf, FileId),
-    Rename(PathBuf, PathBuf, FileId),
-    Remove(PathBuf),
-}
-
-impl Change {
-    fn paths(&self) -> Vec<&Path> {
-        match self {
-            Change::MakeDir(path) | Change::RemoveDir(path) => vec![path],
-            Change::Create(path, _) | Change::Remove(path) => vec![path],
-            Change::Rename(from, to, _) => vec![from, to],
-        }
-    }
-
-    /// Whether this one cannot be without `earlier`: they touch the same name, or one the directory of the other.
-    fn needs(&self, earlier: &Change) -> bool {
-        let theirs = earlier.paths();
-        self.paths().iter().any(|mine| {
-            theirs.iter().any(|other| {
-                mine == other
-                    || (matches!(earlier, Change::MakeDir(_)) && mine.starts_with(other))
-                    || (matches!(self, Change::RemoveDir(_)) && other.starts_with(mine))
-            })
-        })
-    }
-}
-
-/// One view of the directories.
-#[derive(Debug, Default, Clone)]
-struct Tree {
-    files: BTreeMap<PathBuf, FileId>,
-    dirs: BTreeSet<PathBuf>,
-}
-
-impl Tree {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::MakeDir(path) => _ = self.dirs.insert(path.clone()),
-            Change::RemoveDir(path) => _ = self.dirs.remove(path),
-            Change::Create(path, id) => _ = self.files.insert(path.clone(), *id),
-            Change::Rename(from, to, id) => {
-                self.files.remove(from);
-                self.files.insert(to.clone(), *id);
-            }
-            Change::Remove(path) => _ = self.files.remove(path),
-        }
-    }
 }
 
 #[derive(Default)]
@@ -383,10 +283,11 @@ impl Inner {
         }
         // A change that is durable takes with it what it needs.
         let mut done: Vec<bool> = self.pending.iter().map(|p| p.waits.is_empty()).collect();
-        for last in (0..done.len()).rev().collect::<Vec<_>>() {
+        for last in (0..done.len()).rev() {
             if done[last] {
-                for first in 0..last {
-                    done[first] |= self.pending[last].change.needs(&self.pending[first].change);
+                let change = &self.pending[last].change;
+                for (done, earlier) in done[..last].iter_mut().zip(&self.pending) {
+                    *done |= change.needs(&earlier.change);
                 }
             }
         }
