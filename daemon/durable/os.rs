@@ -35,12 +35,19 @@ const DIR_MODE: u32 = 0o700;
 #[derive(Debug)]
 pub(crate) struct OsDisk {
     group: GroupCommit,
-    /// Directories whose own entry is known to be durable. What an earlier process created shortly before a kill is not known
-    /// to be, so this starts empty and the first sync below a directory syncs its parents too.
-    settled: Mutex<HashSet<PathBuf>>,
+    settled: Mutex<Settled>,
     temps: Temps,
     /// Rounds of the group commit so far: what the disk was really asked to wait for.
     rounds: AtomicU64,
+}
+
+/// Directories whose own entry is known to be durable. What an earlier process created shortly before a kill is not known to
+/// be, so this starts empty and the first sync below a directory syncs its parents too.
+#[derive(Debug, Default)]
+struct Settled {
+    dirs: HashSet<PathBuf>,
+    /// Directories created so far: one that was created while a round ran may have taken the place of one that it synced.
+    created: u64,
 }
 
 impl OsDisk {
@@ -65,23 +72,28 @@ impl OsDisk {
         self.group.gathered()
     }
 
-    fn settled(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+    fn settled(&self) -> MutexGuard<'_, Settled> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn commit(&self, request: Request) -> io::Result<()> {
         self.group.commit(request, |request| {
             self.rounds.fetch_add(1, Ordering::Relaxed);
-            if request.files.len() + request.dirs.len() > SYNC_SINGLY_MAX && SYNCFS.is_usable() {
-                self.sync_file_systems(request)
+            let created = self.settled().created;
+            let waits = request.files.len() + request.dirs.len();
+            let durable = if waits > SYNC_SINGLY_MAX && SYNCFS.is_usable() {
+                sync_file_systems(request)?
             } else {
-                self.sync_singly(request)
-            }
+                self.sync_singly(request)?
+            };
+            self.settle(durable, created);
+            Ok(())
         })
     }
 
-    /// Files first: a kill between the two leaves durable bytes under a name that may be lost, never a name without bytes.
-    fn sync_singly(&self, request: &Request) -> io::Result<()> {
+    /// Files first: a power loss between the two leaves bytes without a name, never a name without bytes. Answers which
+    /// directories are durable now.
+    fn sync_singly(&self, request: &Request) -> io::Result<HashSet<PathBuf>> {
         for path in &request.files {
             match open_own(path, OpenOptions::new().read(true)) {
                 Ok(file) => sync_file(&file)?,
@@ -94,53 +106,41 @@ impl OsDisk {
         for dir in &request.dirs {
             self.sync_entries(dir, &mut synced)?;
         }
-        Ok(())
+        Ok(synced)
     }
 
     /// Syncs a directory, and its parents up to the first that is known to be durable in its own.
     fn sync_entries(&self, dir: &Path, synced: &mut HashSet<PathBuf>) -> io::Result<()> {
         let (mut dir, mut handle) = open_nearest_dir(dir)?;
-        let mut settled = Vec::new();
-        loop {
-            if synced.insert(dir.clone()) {
-                sync_dir(&handle)?;
-            }
-            if self.settled().contains(&dir) {
+        // What this round synced before, it synced with its parents.
+        while !synced.contains(&dir) {
+            sync_dir(&handle)?;
+            synced.insert(dir.clone());
+            if self.settled().dirs.contains(&dir) {
                 break;
             }
-            settled.push(dir.clone());
             let Some(parent) = parent_of(&dir) else { break };
             handle = match open_dir(&parent) {
                 // Not ours to read, so it is not ours to have created anything in.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                // Removed together with what was below it.
+                Err(error) if is_missing(&error) => break,
                 result => result?,
             };
             dir = parent;
         }
-        self.settle(settled);
         Ok(())
     }
 
-    /// One wait for each file system on which something is wanted.
-    fn sync_file_systems(&self, request: &Request) -> io::Result<()> {
-        let mut devices = HashSet::new();
-        for dir in &request.dirs {
-            let (dir, handle) = open_nearest_dir(dir)?;
-            if devices.insert(handle.metadata()?.dev()) {
-                SYNCFS.sync(&handle)?;
-            }
-            self.settle(dir.ancestors().map(Path::to_owned));
-        }
-        // A file is where its directory is, so the files need no look of their own.
-        Ok(())
-    }
-
-    fn settle(&self, dirs: impl IntoIterator<Item = PathBuf>) {
+    /// Remembers these directories, unless one was created since there were `created`.
+    fn settle(&self, dirs: HashSet<PathBuf>, created: u64) {
         let mut settled = self.settled();
-        if settled.len() > SETTLED_MAX {
-            settled.clear();
+        if settled.created == created {
+            if settled.dirs.len() > SETTLED_MAX {
+                settled.dirs.clear();
+            }
+            settled.dirs.extend(dirs);
         }
-        settled.extend(dirs);
     }
 
     /// Opens for writing, creating missing parents. A file that others could read (a restored backup, say) is closed to them.
@@ -194,7 +194,11 @@ impl Disk for OsDisk {
         }
         for dir in missing.into_iter().rev() {
             match DirBuilder::new().mode(DIR_MODE).create(&dir) {
-                Ok(()) => _ = self.settled().remove(&dir),
+                Ok(()) => {
+                    let mut settled = self.settled();
+                    settled.created += 1;
+                    settled.dirs.remove(&dir);
+                }
                 // Another caller was faster.
                 Err(_) if self.is_dir(&dir)? => {}
                 Err(error) => return Err(error),
@@ -309,7 +313,7 @@ impl Disk for OsDisk {
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         if std::fs::remove_dir(dir).is_ok() {
-            self.settled().remove(dir);
+            self.settled().dirs.remove(dir);
         }
         Ok(())
     }
@@ -324,6 +328,21 @@ impl Disk for OsDisk {
         }
         Err(io::ErrorKind::NotFound.into())
     }
+}
+
+/// One wait for each file system on which something is wanted. A file is where its directory is, so the files need no look
+/// of their own. Answers which directories are durable now.
+fn sync_file_systems(request: &Request) -> io::Result<HashSet<PathBuf>> {
+    let mut devices = HashSet::new();
+    let mut durable = HashSet::new();
+    for dir in &request.dirs {
+        let (dir, handle) = open_nearest_dir(dir)?;
+        if devices.insert(handle.metadata()?.dev()) {
+            SYNCFS.sync(&handle)?;
+        }
+        durable.extend(dir.ancestors().map(Path::to_owned));
+    }
+    Ok(durable)
 }
 
 /// `syncfs`, where it exists and tells of failed writes.

@@ -47,6 +47,8 @@ async fn kill_everywhere(mount: bool, power_loss: Option<u64>) -> i32 {
             disk.mount(Path::new("/bucket"));
         }
         disk.replace(&source(), b"part").unwrap();
+        // The session is not new: so its directory cannot take a half written object with it.
+        disk.replace(&Path::new("/bucket").join(KEY).with_file_name("meta.json"), b"").unwrap();
         let mut left = step;
         disk.set_hook(Box::new(move |_, _| {
             left -= 1;
