@@ -4,6 +4,7 @@
 pub mod api;
 pub mod paths;
 
+mod config;
 mod durable;
 mod harness;
 mod mirror;

@@ -118,7 +118,9 @@ impl Environment {
     pub(crate) fn expand_home(&self, path: &str) -> PathBuf {
         match path.strip_prefix('~') {
             Some("") => self.bases.home.clone(),
-            Some(rest) if rest.starts_with('/') => self.bases.home.join(rest.trim_start_matches('/')),
+            Some(rest) if rest.starts_with('/') => {
+                self.bases.home.join(rest.trim_start_matches('/'))
+            }
             _ => PathBuf::from(path),
         }
     }
