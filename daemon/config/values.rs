@@ -92,7 +92,7 @@ pub(crate) fn interval(text: &str) -> Result<Duration, Bad> {
 pub(crate) fn show_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    match units.iter().find(|(size, _)| milliseconds > 0 && milliseconds % size == 0) {
+    match units.iter().find(|(size, _)| milliseconds > 0 && milliseconds.is_multiple_of(*size)) {
         Some((size, unit)) => format!("{}{unit}", milliseconds / size),
         None => format!("{milliseconds}ms"),
     }
@@ -120,7 +120,7 @@ pub(crate) fn size(text: &str) -> Result<u64, Bad> {
 
 /// A size as the grammar has it, in the largest unit that loses nothing.
 pub(crate) fn show_size(bytes: u64) -> String {
-    let unit = SIZE_UNITS.iter().find(|(_, size)| bytes > 0 && bytes % size == 0);
+    let unit = SIZE_UNITS.iter().find(|(_, size)| bytes > 0 && bytes.is_multiple_of(*size));
     let (name, size) = unit.unwrap_or(&("B", 1));
     format!("{}{name}", bytes / size)
 }
