@@ -177,7 +177,9 @@ fn complain(error: &RunError) {
         cause = error.source();
     }
     if let Some(hint) = error.hint() {
-        text.push_str(&format!("\ntry: {hint}"));
+        // A question is no instruction.
+        let label = if hint.starts_with("did you mean") { "" } else { "try: " };
+        text.push_str(&format!("\n{label}{hint}"));
     }
     // A path may hold what a terminal would obey.
     let shown = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c });

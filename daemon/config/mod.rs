@@ -3,17 +3,17 @@
 //! All defaults are here. A configuration is parsed and validated once; nothing else reads our variables or the file. It
 //! refuses to know what the settings do.
 
+mod error;
 mod file;
 mod rules;
 mod values;
 
-use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::error::ConfigError;
 use self::file::{FileContent, Value};
 #[allow(unused_imports, reason = "the mirror is not there yet")]
 pub(crate) use self::rules::{Decision, Rules};
@@ -458,43 +458,6 @@ impl Sources<'_> {
             }
             (Value::Flag(_), _) => None,
         }
-    }
-}
-
-/// The configuration cannot be used. A person has to change it; trying again will not help.
-#[derive(Debug)]
-pub struct ConfigError {
-    message: String,
-    hint: String,
-    source: Option<io::Error>,
-}
-
-impl ConfigError {
-    fn new(message: impl Into<String>, hint: impl Into<String>) -> ConfigError {
-        ConfigError { message: message.into(), hint: hint.into(), source: None }
-    }
-
-    fn io(operation: &str, path: &Path, source: io::Error) -> ConfigError {
-        let message = format!("{operation} {}", path.display());
-        let hint = "check the rights of the file and its directories";
-        ConfigError { message, hint: hint.to_owned(), source: Some(source) }
-    }
-
-    /// What to do about it.
-    pub fn hint(&self) -> &str {
-        &self.hint
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl Error for ConfigError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_ref().map(|source| source as &(dyn Error + 'static))
     }
 }
 

@@ -158,7 +158,10 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
             "socket = \"run/s\"",
             "F:1: socket = \"run/s\" is not absolute | write for example \"/absolute/path.sock\"",
         ),
-        ("log = \"inof\"", "F:1: log = \"inof\" \"inof\" is not a level | did you mean info?"),
+        (
+            "log = \"inof\"",
+            "F:1: log = \"inof\" has \"inof\", which is not a level | did you mean info?",
+        ),
         (
             "exclude = \"codex\"",
             "F:1: exclude is not a list of tables | begin each rule with a line [[exclude]]",
@@ -252,6 +255,7 @@ fn a_store_url_names_one_absolute_directory_however_it_is_spelt() {
         assert_eq!(StoreUrl::parse(shown, home), Ok(store), "what is shown parses to the same");
     }
     for (text, hint) in [
+        ("", "write for example file:///absolute/dir"),
         ("/srv/bucket", "did you mean file:///srv/bucket?"),
         ("~/my bucket", "did you mean file:///h/my%20bucket?"),
         ("file:/a/b", "did you mean file:///a/b?"),

@@ -166,13 +166,15 @@ impl StoreUrl {
                 "take them out of the URL, and replace them if others could read it",
             ));
         }
+        if text.is_empty() {
+            return Err(Bad::new("is empty", "write for example file:///absolute/dir"));
+        }
         let Some((scheme, rest)) = text.split_once(':') else {
             let path = match text.strip_prefix("~/") {
                 Some(below) => home.join(below),
                 None => absolute(Path::new(text)),
             };
-            let problem = if text.is_empty() { "is empty" } else { "is not a URL" };
-            return Err(Bad::new(problem, format!("did you mean {}?", file_url(&path))));
+            return Err(Bad::new("is not a URL", format!("did you mean {}?", file_url(&path))));
         };
         match (scheme, rest.strip_prefix("//")) {
             ("file", Some(path)) => file_dir(path, home).map(|dir| StoreUrl::File { dir }),
@@ -284,7 +286,7 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Bad> {
         let known = LEVELS.contains(&word.to_lowercase().as_str());
         if let Some(level) = nearest(word, &LEVELS).filter(|_| !known) {
             let hint = format!("did you mean {level}?");
-            return Err(Bad::new(format!("\"{word}\" is not a level"), hint));
+            return Err(Bad::new(format!("has {word:?}, which is not a level"), hint));
         }
     }
     tracing_subscriber::EnvFilter::builder()
