@@ -4,20 +4,21 @@
 //! disagree the source was rewritten, and the next generation begins. Parts that still wait in the outbox are taken along.
 //! A failure to read the store is an error to be tried again, never "nothing there".
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use crate::durable::Blocking;
+use crate::harness::{Candidate, Facts, Standing};
 use crate::mirror::capture::Tools;
 use crate::mirror::find::NewFile;
 use crate::mirror::manifest::{self, Failure};
 use crate::outbox::Waiting;
 use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::redact::Counts;
-use crate::source::{Cursor, Depth, Next, Reading, SourceError, Unfinished, Verdict, check};
+use crate::source::{Cursor, Encoding, Next, Reading, SourceError, Stat, Unfinished};
 use crate::state::{PendingPart, Record};
 use crate::store::{ErrorKind, Store, StoreError};
 
@@ -32,7 +33,7 @@ pub(crate) struct Adopter {
 }
 
 /// What the store and the outbox hold of one generation.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Held {
     key: SessionKey,
     manifest: Manifest,
@@ -52,6 +53,9 @@ pub(crate) enum AdoptError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The source changed while it was walked: to be asked again.
+    #[error("the source changed while it was compared with what is stored")]
+    Changed,
 }
 
 impl From<StoreError> for AdoptError {
@@ -68,7 +72,7 @@ pub(crate) struct Adopted {
 
 impl Adopter {
     /// Adopts the generations of a session that the store or the outbox has, for a file that was found. `waiting` are the
-    /// outbox's parts of all of them.
+    /// outbox's parts of all of them, `generations` their keys in order, at least one.
     pub(crate) async fn adopt(
         &self,
         file: &NewFile,
@@ -80,40 +84,42 @@ impl Adopter {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
             held.push(self.held(key, own).await?);
         }
-        let newest = held.last().map(|h| h.key.clone());
+        // The newest generation is the likeliest; of the others one may be the file of a session that was set aside.
         let mut followed = None;
-        for (at, one) in held.iter().enumerate().rev() {
-            if let Some(cursor) = self.walk(file, one).await? {
-                followed = Some((at, cursor));
+        for (at, one) in held.iter_mut().enumerate().rev() {
+            if let Some(walked) = self.walk(file, one).await? {
+                for (entry, range) in one.unnamed.iter_mut().zip(walked.unnamed) {
+                    entry.cursor_range = Some(range);
+                    entry.source_bytes = Some(range[1] - range[0]);
+                }
+                followed = Some((at, walked.cursor));
                 break;
             }
         }
-        let mut records: Vec<(SessionKey, Record)> = held
-            .iter()
-            .map(|one| (one.key.clone(), self.record(file, one, Cursor::start(file.stat))))
-            .collect();
-        // Whatever the file continues, only the newest generation is followed; an older one is complete as it is.
-        match (followed, newest) {
-            (Some((at, cursor)), Some(_)) => {
-                records[at].1.cursor = cursor;
-                records.iter_mut().take(at).for_each(|(_, r)| r.superseded = true);
-                if at + 1 < records.len() {
-                    records.truncate(at + 1);
-                    let (key, old) = records.last_mut().expect("the matched one is there");
-                    let next = held.last().expect("it has the matched one").key.generation() + 1;
-                    let fresh = self.next_generation(file, old, "its source is at an earlier state again");
-                    old.superseded = true;
-                    let key = key.with_generation(next);
-                    records.push((key, fresh));
-                }
+        let mut records = Vec::new();
+        for one in &mut held {
+            if !one.unnamed.is_empty() {
+                let named = manifest::name_parts(&*self.store, &one.key, None, &one.unnamed);
+                one.manifest = named.await?;
             }
-            (None, Some(newest)) => {
-                records.iter_mut().for_each(|(_, r)| r.superseded = true);
-                let (_, old) = records.last().expect("there is a newest one");
-                let fresh = self.next_generation(file, old, "its source is not what is stored");
-                records.push((newest.with_generation(newest.generation() + 1), fresh));
+            let record = self.record(file, one, Cursor::start(file.stat));
+            records.push((one.key.clone(), Record { superseded: true, ..record }));
+        }
+        let newest = records.len() - 1;
+        match followed {
+            Some((at, cursor)) if at == newest => {
+                records[at].1 = Record { cursor, superseded: false, ..records[at].1.clone() };
             }
-            (_, None) => {}
+            // An older life whose file is still there: it is complete, and the newest one's own file will turn up.
+            Some((at, cursor)) if file.archived() => records[at].1.cursor = cursor,
+            Some(_) => {
+                let why = "its source is as it was in an earlier generation";
+                records.push(self.next_generation(file, &records[newest], why));
+            }
+            None => {
+                let why = "its source is not what is stored";
+                records.push(self.next_generation(file, &records[newest], why));
+            }
         }
         Ok(Adopted { records })
     }
@@ -124,16 +130,23 @@ impl Adopter {
         key: SessionKey,
         waiting: Vec<Waiting>,
     ) -> Result<Adopted, AdoptError> {
-        let held = self.held(key.clone(), waiting).await?;
-        let stat = crate::source::Stat { dev: 0, ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 };
-        let file = NewFile::vanished(&key, stat, held.manifest.source_path.as_deref());
-        let mut record = self.record(&file, &held, Cursor::start(stat));
-        record.gone = true;
-        Ok(Adopted { records: vec![(key, record)] })
+        let mut held = self.held(key.clone(), waiting).await?;
+        if !held.unnamed.is_empty() {
+            let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
+            held.manifest = named.await?;
+        }
+        let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
+        let record = self.record(&file, &held, Cursor::start(file.stat));
+        Ok(Adopted { records: vec![(key, Record { gone: true, superseded: true, ..record })] })
     }
 
-    fn next_generation(&self, file: &NewFile, old: &Record, reason: &str) -> Record {
-        Record {
+    fn next_generation(
+        &self,
+        file: &NewFile,
+        (key, old): &(SessionKey, Record),
+        reason: &str,
+    ) -> (SessionKey, Record) {
+        let record = Record {
             cursor: Cursor::start(file.stat),
             next_seq: 0,
             pending: Vec::new(),
@@ -144,12 +157,11 @@ impl Adopter {
             manifest_due: false,
             compaction: None,
             ..old.clone()
-        }
+        };
+        (key.with_generation(key.generation() + 1), record)
     }
 
     fn record(&self, file: &NewFile, held: &Held, cursor: Cursor) -> Record {
-        let mut pending: Vec<PendingPart> = held.unnamed.iter().map(stored_part).collect();
-        pending.extend(held.waiting.iter().cloned());
         let manifest = &held.manifest;
         Record {
             source: file.candidate.path.clone(),
@@ -162,7 +174,7 @@ impl Adopter {
                 .unwrap_or_else(|| self.now.clone()),
             cursor,
             next_seq: held.next_seq,
-            pending,
+            pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
             ended_at: manifest.ended_at.clone(),
             archived: file.archived(),
@@ -290,20 +302,16 @@ impl Adopter {
         Ok(())
     }
 
-    /// Walks what is held along the redacted source. `Some`: all of it agrees, and capture goes on at this cursor. Fills in
-    /// nothing: ranges of objects that no manifest names are found again by [`Adopter::ranges`].
-    async fn walk(&self, file: &NewFile, held: &Held) -> Result<Option<Cursor>, AdoptError> {
-        let mut expected: Vec<Expected> =
-            held.manifest.parts.iter().chain(&held.unnamed).map(Expected::of_entry).collect();
-        expected.extend(held.waiting.iter().map(Expected::of_part));
-        let (tools, path, encoding) =
-            (self.tools.clone(), file.candidate.path.clone(), file.candidate.encoding);
-        let stat = file.stat;
-        let walked = self
-            .blocking
-            .run(move || walk_source(&tools, path, encoding, stat, &expected))
-            .await?;
-        Ok(walked)
+    /// Walks what is held along the redacted source. `Some`: all of it agrees.
+    async fn walk(&self, file: &NewFile, held: &Held) -> Result<Option<Walked>, AdoptError> {
+        let named = held.manifest.parts.iter().map(|entry| (Expected::of_entry(entry), false));
+        let unnamed = held.unnamed.iter().map(|entry| (Expected::of_entry(entry), true));
+        let waiting = held.waiting.iter().map(|part| (Expected::of_part(part), false));
+        let expected = named.chain(unnamed).chain(waiting).collect();
+        let (path, encoding) = (file.candidate.path.clone(), file.candidate.encoding);
+        let start = Cursor::start(file.stat);
+        let tools = self.tools.clone();
+        self.blocking.run(move || walk(&tools, &path, encoding, start, expected)).await
     }
 }
 
@@ -312,8 +320,8 @@ impl Adopter {
 struct Expected {
     bytes: u64,
     range: Option<[u64; 2]>,
+    /// SHA-256, or nothing in a part that another writer named at random.
     sha256: Option<String>,
-    uuid: String,
 }
 
 impl Expected {
@@ -322,16 +330,137 @@ impl Expected {
             bytes: entry.uploaded_bytes,
             range: entry.cursor_range,
             sha256: entry.sha256.clone(),
-            uuid: entry.uuid.clone(),
         }
     }
 
     fn of_part(part: &PendingPart) -> Expected {
-        Expected {
-            bytes: part.bytes,
-            range: Some(part.range),
-            sha256: Some(part.sha256.clone()),
-            uuid: part.name().uuid,
+        let sha256 = Some(part.sha256.clone());
+        Expected { bytes: part.bytes, range: Some(part.range), sha256 }
+    }
+
+    fn is(&self, bytes: u64, digest: Sha256) -> bool {
+        let digest = hex(&digest.finalize());
+        self.bytes == bytes && self.sha256.as_ref().is_none_or(|sha256| *sha256 == digest)
+    }
+}
+
+/// A walk that agreed to the end.
+#[derive(Debug)]
+struct Walked {
+    /// After all that is held.
+    cursor: Cursor,
+    /// Ranges of the objects that no manifest names.
+    unnamed: Vec<[u64; 2]>,
+}
+
+fn walk(
+    tools: &Tools,
+    path: &Path,
+    encoding: Encoding,
+    start: Cursor,
+    expected: Vec<(Expected, bool)>,
+) -> Result<Option<Walked>, AdoptError> {
+    let mut walk = Walk { tools, path, encoding, cursor: start };
+    let mut unnamed = Vec::new();
+    for (part, is_unnamed) in expected {
+        let from = walk.cursor.offset;
+        let agrees = match part.range {
+            Some([start, end]) => start == from && walk.along(end, &part)?,
+            None => walk.until_found(&part)?,
+        };
+        if !agrees {
+            return Ok(None);
+        }
+        if is_unnamed {
+            unnamed.push([from, walk.cursor.offset]);
+        }
+    }
+    Ok(Some(Walked { cursor: walk.cursor, unnamed }))
+}
+
+/// A place in the source up to which stored and redacted bytes agree.
+struct Walk<'a> {
+    tools: &'a Tools,
+    path: &'a Path,
+    encoding: Encoding,
+    cursor: Cursor,
+}
+
+impl Walk<'_> {
+    fn open(&self) -> Result<Option<Reading>, AdoptError> {
+        match Reading::open(&*self.tools.files, self.path, self.encoding, &self.cursor)? {
+            Ok(reading) => Ok(Some(reading)),
+            Err(_) => Err(AdoptError::Changed), // It agreed a moment ago.
+        }
+    }
+
+    /// Goes on to `end` and compares what lies between with a part.
+    fn along(&mut self, end: u64, part: &Expected) -> Result<bool, AdoptError> {
+        let Some(mut reading) = self.open()? else { return Ok(false) };
+        let (mut bytes, mut digest) = (0, Sha256::new());
+        let mut redacted = Vec::new();
+        while self.cursor.offset < end {
+            let chunk = match reading.next_until(end)? {
+                Next::Chunk(chunk) if chunk.cursor.offset <= end => chunk,
+                Next::Chunk(_) | Next::End { .. } => return Ok(false),
+                Next::Changed => return Err(AdoptError::Changed),
+            };
+            redacted.clear();
+            let redactor = &self.tools.redactor;
+            redactor.redact(&chunk.context, &chunk.bytes, &mut redacted, &mut Counts::new());
+            digest.update(&redacted);
+            bytes += redacted.len() as u64;
+            if bytes > part.bytes {
+                return Ok(false);
+            }
+            self.cursor = chunk.cursor;
+        }
+        Ok(part.is(bytes, digest))
+    }
+
+    /// Goes on record by record until the redacted bytes are as many as the part's, and compares them.
+    fn until_found(&mut self, part: &Expected) -> Result<bool, AdoptError> {
+        let Some(mut reading) = self.open()? else { return Ok(false) };
+        let (mut bytes, mut at) = (0, self.cursor.offset);
+        let mut redacted = Vec::new();
+        'source: while bytes < part.bytes {
+            let chunk = match reading.next(Unfinished::Take)? {
+                Next::Chunk(chunk) => chunk,
+                Next::End { .. } => return Ok(false),
+                Next::Changed => return Err(AdoptError::Changed),
+            };
+            let mut context = chunk.context.as_slice();
+            for record in chunk.bytes.split_inclusive(|byte| *byte == b'\n') {
+                redacted.clear();
+                let redactor = &self.tools.redactor;
+                redactor.redact(context, record, &mut redacted, &mut Counts::new());
+                context = &[];
+                bytes += redacted.len() as u64;
+                at += record.len() as u64;
+                if bytes >= part.bytes {
+                    break 'source;
+                }
+            }
+        }
+        drop(reading);
+        self.along(at, part)
+    }
+}
+
+/// Stands in for a file that is nowhere.
+impl NewFile {
+    fn vanished(key: &SessionKey, source: Option<&str>) -> NewFile {
+        NewFile {
+            candidate: Candidate {
+                harness: "",
+                path: PathBuf::from(source.unwrap_or(key.id())),
+                id: String::new(),
+                id_from_records: false,
+                encoding: Encoding::Plain,
+                standing: Standing::Archived(String::new()),
+            },
+            stat: Stat { dev: 0, ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 },
+            facts: Facts::default(),
         }
     }
 }

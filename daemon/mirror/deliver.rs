@@ -25,6 +25,13 @@ pub(super) struct Running {
     stage: Stage,
 }
 
+impl Running {
+    /// Whether the store is between two manifests.
+    pub(super) fn is_swapping(&self) -> bool {
+        self.stage == Stage::Swapping
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Planning, merging or putting: nothing that readers see has changed.

@@ -124,16 +124,16 @@ async fn read_bytes(store: &dyn Store, name: &str) -> Result<Option<Vec<u8>>, Fa
     Ok(Some(bytes))
 }
 
-/// Names stored parts in the manifest and says what the header says. Doing it twice is doing it once.
+/// Names stored parts in the manifest and says what the header says, if there is one. Doing it twice is doing it once.
 pub(crate) async fn name_parts(
     store: &dyn Store,
     key: &SessionKey,
-    header: &Header,
+    header: Option<&Header>,
     parts: &[PartEntry],
 ) -> Result<Manifest, Failure> {
     let mut manifest = match read(store, key).await? {
         Some(manifest) => manifest,
-        None if header.had_parts => rebuild(store, key).await?,
+        None if header.is_some_and(|h| h.had_parts) => rebuild(store, key).await?,
         None => Manifest::new(key),
     };
     for part in parts {
@@ -141,7 +141,9 @@ pub(crate) async fn name_parts(
             return Err(Failure::Conflict { key: key.clone(), seq: part.seq });
         }
     }
-    header.apply(key, &mut manifest);
+    if let Some(header) = header {
+        header.apply(key, &mut manifest);
+    }
     put(store, key, &manifest).await?;
     Ok(manifest)
 }

@@ -228,6 +228,8 @@ pub(crate) struct Engine {
     started: Instant,
     phase: Phase,
     drain_until: Option<Instant>,
+    /// The manifests were told that the sessions ended.
+    ends_said: bool,
     ended: bool,
 
     live: HashMap<SessionKey, Live>,
@@ -314,6 +316,7 @@ impl Engine {
             started: now,
             phase: Phase::Starting,
             drain_until: None,
+            ends_said: false,
             ended: false,
             live: HashMap::new(),
             by_path: HashMap::new(),

@@ -67,7 +67,7 @@ pub(crate) async fn send(store: Arc<dyn Store>, clock: Arc<dyn Clock>, job: Send
     if let Some(header) = header
         && (sent.error.is_none() || !sent.stored.is_empty())
     {
-        match manifest::name_parts(&*store, &sent.key, &header, &unnamed).await {
+        match manifest::name_parts(&*store, &sent.key, Some(&header), &unnamed).await {
             Ok(manifest) => {
                 sent.named = Some((manifest.next_seq, manifest::totals(&manifest)));
             }
