@@ -1,0 +1,2 @@
+//! Guarantees of redaction.
+use super::*;
