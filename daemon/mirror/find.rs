@@ -11,7 +11,7 @@ use crate::api;
 use crate::harness::{Candidate, Facts, Harness, Root, Standing, scan};
 use crate::part::SessionKey;
 use crate::source::{self, Encoding, Files, Stat};
-use crate::watch::Watcher;
+use crate::watch::{self, Watcher};
 
 /// Bytes of a file that are read to learn what it is. Real sessions name their directory in the first row or two; rows before
 /// it can hold a prompt or a picture.
@@ -51,12 +51,25 @@ pub(crate) struct Findings {
     pub(crate) roots: Vec<api::Root>,
 }
 
+/// What is at a path that an event named.
+#[derive(Debug)]
+pub(crate) enum Looked {
+    /// A transcript.
+    Session(Box<NewFile>),
+    /// It looks like one and cannot be read.
+    Unreadable(String),
+    /// What it means only a scan can tell: a directory, or one of two files with the same session.
+    Unclear,
+    /// Nothing that we record.
+    Nothing,
+}
+
 /// Finds sessions.
 pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
     /// Looks everywhere.
     fn scan(&self, known: &HashSet<PathBuf>) -> Findings;
-    /// Looks at one path that an event named. `None`: not a transcript.
-    fn look(&self, path: &Path) -> Option<Result<NewFile, String>>;
+    /// Looks at one path.
+    fn look(&self, path: &Path) -> Looked;
 }
 
 /// The real one.
@@ -85,8 +98,8 @@ impl RootsFinder {
     }
 
     /// Reads what the first records say; an empty file has nothing to say yet and is not a session.
-    fn describe(&self, candidate: Candidate) -> Option<Result<NewFile, String>> {
-        let harness = self.harness(candidate.harness)?;
+    fn describe(&self, candidate: Candidate) -> Looked {
+        let Some(harness) = self.harness(candidate.harness) else { return Looked::Nothing };
         let read = || {
             let stat = self.files.stat(&candidate.path)?;
             let head =
@@ -94,16 +107,18 @@ impl RootsFinder {
             Ok((stat, head))
         };
         match read() {
-            Ok((_, head)) if head.is_empty() => None,
+            Ok((_, head)) if head.is_empty() => Looked::Nothing,
             Ok((stat, head)) => {
                 let facts = harness.facts(&candidate, &head);
                 // Without its first record, a file whose id the records decide would get the wrong name for ever.
-                let undecided = candidate.id_from_records && facts.id.is_none();
                 let unfinished = !head.contains(&b'\n') && head.len() < HEAD_BYTES_MAX;
-                (!(undecided && unfinished)).then_some(Ok(NewFile { candidate, stat, facts }))
+                if candidate.id_from_records && facts.id.is_none() && unfinished {
+                    return Looked::Nothing;
+                }
+                Looked::Session(Box::new(NewFile { candidate, stat, facts }))
             }
-            Err(source::SourceError::Missing(_)) => None,
-            Err(error) => Some(Err(chain(&error))),
+            Err(source::SourceError::Missing(_)) => Looked::Nothing,
+            Err(error) => Looked::Unreadable(chain(&error)),
         }
     }
 }
@@ -111,60 +126,74 @@ impl RootsFinder {
 impl Finder for RootsFinder {
     fn scan(&self, known: &HashSet<PathBuf>) -> Findings {
         let mut findings = Findings::default();
-        for root in &self.roots {
-            let Some(harness) = self.harness(root.harness) else { continue };
-            let scanned = scan::scan(&**harness, root);
-            let coverage = self.cover(&scanned);
-            findings.roots.push(api::Root {
-                harness: root.harness.to_owned(),
-                path: root.path.display().to_string(),
-                coverage,
-            });
-            findings.problems.extend(scanned.problems.into_iter().map(|p| (p.path, p.what)));
-            for candidate in scanned.candidates {
-                if known.contains(&candidate.path) {
-                    let archived = matches!(candidate.standing, Standing::Archived(_));
-                    findings.known.push((candidate.path, archived));
-                    continue;
-                }
-                let path = candidate.path.clone();
-                match self.describe(candidate) {
-                    Some(Ok(new)) => findings.new.push(new),
-                    Some(Err(what)) => findings.problems.push((path, what)),
-                    None => {}
-                }
+        for harness in &self.harnesses {
+            let mut candidates = Vec::new();
+            for root in self.roots.iter().filter(|root| root.harness == harness.name()) {
+                let scanned = scan::scan(&**harness, root, scan::Limits::default());
+                findings.roots.push(api::Root {
+                    harness: root.harness.to_owned(),
+                    path: root.path.display().to_string(),
+                    coverage: self.cover(root, &scanned),
+                });
+                let problems = scanned.problems.into_iter();
+                findings.problems.extend(problems.map(|p| (p.path, p.what.to_string())));
+                candidates.extend(scanned.candidates);
+            }
+            for candidate in scan::without_twins(candidates) {
+                self.sort_in(candidate, known, &mut findings);
             }
         }
         findings
     }
 
-    fn look(&self, path: &Path) -> Option<Result<NewFile, String>> {
-        let (root, harness) = self.roots.iter().find_map(|root| {
-            path.starts_with(&root.path).then(|| Some((root, self.harness(root.harness)?)))?
-        })?;
-        let relative = path.strip_prefix(&root.path).ok()?;
-        let pruned = relative.ancestors().skip(1).any(|folder| !harness.descend(folder));
-        let candidate = harness.classify(root, path).filter(|_| !pruned)?;
-        // Of a plain file and its compressed twin only the scan can tell which one counts.
-        if candidate.encoding == Encoding::Zstd {
-            return None;
+    fn look(&self, path: &Path) -> Looked {
+        let Some(root) = self.roots.iter().find(|root| path.starts_with(&root.path)) else {
+            return Looked::Nothing;
+        };
+        let Some(harness) = self.harness(root.harness) else { return Looked::Nothing };
+        let relative = path.strip_prefix(&root.path).unwrap_or(path);
+        let pruned = |folder: &Path| !folder.as_os_str().is_empty() && !harness.descend(folder);
+        if relative.ancestors().skip(1).any(pruned) {
+            return Looked::Nothing;
         }
-        self.describe(candidate)
+        match harness.classify(root, path) {
+            // Of a plain file and its compressed twin only the scan can tell which one counts.
+            Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
+            Some(candidate) => self.describe(candidate),
+            None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
+            None => Looked::Nothing,
+        }
     }
 }
 
 impl RootsFinder {
-    fn cover(&self, scanned: &scan::Scan) -> api::Coverage {
+    fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
+        if known.contains(&candidate.path) {
+            let archived = matches!(candidate.standing, Standing::Archived(_));
+            findings.known.push((candidate.path, archived));
+            return;
+        }
+        let path = candidate.path.clone();
+        match self.describe(candidate) {
+            Looked::Session(new) => findings.new.push(*new),
+            Looked::Unreadable(what) => findings.problems.push((path, what)),
+            Looked::Unclear | Looked::Nothing => {}
+        }
+    }
+
+    fn cover(&self, root: &Root, scanned: &scan::Scan) -> api::Coverage {
+        if scanned.problems.iter().any(|problem| problem.path == root.path) {
+            return api::Coverage::Unreadable;
+        }
         if !scanned.present {
             return api::Coverage::Missing;
         }
-        match &self.watcher {
-            None => api::Coverage::Polled,
-            // A poisoned lock means that a scan panicked; watching goes on.
-            Some(watcher) => watcher
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .cover(&scanned.directories),
+        let Some(watcher) = &self.watcher else { return api::Coverage::Polled };
+        // A poisoned lock means that a scan panicked; watching goes on.
+        let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        match watcher.cover(&root.path, &scanned.directories) {
+            watch::Coverage::Events => api::Coverage::Events,
+            watch::Coverage::Polled(_) => api::Coverage::Polled,
         }
     }
 }

@@ -8,12 +8,15 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::capture::{self, BATCH_LOOKS_MAX, Batch, Care, Look, Seen};
-use super::find::Findings;
+use super::find::{Findings, Looked};
 use super::{DISK_RETRY, Done, Engine, IDLE_AFTER, Rewriting, SCAN_EVERY, chain};
 use crate::api::Coverage;
 use crate::part::SessionKey;
 use crate::source::{Cursor, SourceError, Stat, Unfinished};
 use crate::state::{Change, PendingPart, Record};
+
+/// Events are taken together for this long: a busy agent writes many times a second.
+const HINTS_EVERY: Duration = Duration::from_millis(200);
 
 /// A file that is being rewritten is left alone until it has been as it is for this long…
 const QUIET_AFTER: Duration = Duration::from_secs(2);
@@ -65,6 +68,7 @@ impl Engine {
 
     pub(super) fn take_hints(&mut self) {
         let taken = self.tools.hints.take();
+        self.hints_at = Instant::now() + HINTS_EVERY.min(self.settings.interval);
         if taken.rescan {
             self.scan_at = Instant::now();
         }
@@ -88,12 +92,13 @@ impl Engine {
         }));
     }
 
-    pub(super) fn hinted(&mut self, looked: Vec<(PathBuf, Option<Result<super::find::NewFile, String>>)>) {
-        for (path, found) in looked {
-            match found {
-                Some(Ok(file)) => self.found_new(file),
-                Some(Err(what)) => self.source_problem(&path, &what),
-                None => {}
+    pub(super) fn hinted(&mut self, looked: Vec<(PathBuf, Looked)>) {
+        for (path, looked) in looked {
+            match looked {
+                Looked::Session(file) => self.found_new(*file),
+                Looked::Unreadable(what) => self.source_problem(&path, &what),
+                Looked::Unclear => self.scan_at = self.scan_at.min(Instant::now()),
+                Looked::Nothing => {}
             }
         }
     }

@@ -166,6 +166,12 @@ pub(crate) enum Fatal {
     Manifest(#[from] crate::part::ManifestError),
 }
 
+/// Whether the rules leave a session out. One whose directory is not known is held back only before it is first captured.
+fn is_excluded(settings: &Settings, key: &SessionKey, record: &Record) -> bool {
+    let decision = settings.rules.decide(key.harness(), record.cwd.as_deref());
+    decision != crate::config::Decision::Follow
+}
+
 /// What is known of a session while the daemon runs; a restart does without.
 #[derive(Debug, Default)]
 struct Live {
@@ -202,7 +208,7 @@ struct Rewriting {
 /// What a job brings back.
 enum Done {
     Scanned(u64, find::Findings),
-    Hinted(Vec<(PathBuf, Option<Result<find::NewFile, String>>)>),
+    Hinted(Vec<(PathBuf, find::Looked)>),
     Captured(capture::Batch),
     Sent(Box<send::Sent>),
     Folders(String, Result<Vec<String>, crate::store::StoreError>),
@@ -248,6 +254,8 @@ pub(crate) struct Engine {
     scanning: bool,
     scan_at: Instant,
     polled: bool,
+    /// Events are not asked for before this.
+    hints_at: Instant,
     roots: Vec<crate::api::Root>,
 
     dirty: BTreeSet<SessionKey>,
@@ -332,6 +340,7 @@ impl Engine {
             scanning: false,
             scan_at: now,
             polled: false,
+            hints_at: now,
             roots: Vec::new(),
             dirty: BTreeSet::new(),
             tick_at: None,
@@ -375,7 +384,7 @@ impl Engine {
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();
         live.unnamed_since = record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
-        live.excluded = self.settings.rules.excludes(key.harness(), record.cwd.as_deref());
+        live.excluded = is_excluded(&self.settings, key, record);
         self.last_stored_at =
             self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || record.archived {
@@ -402,13 +411,17 @@ impl Engine {
                 break;
             }
             let due = self.next_due();
-            let hints = self.tools.hints.clone();
+            let (hints, hints_at) = (self.tools.hints.clone(), self.hints_at);
+            let hinted = async move {
+                tokio::time::sleep_until(hints_at).await;
+                hints.changed().await;
+            };
             tokio::select! {
                 biased;
                 Some(signal) = signals.recv() => self.signal(signal),
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 Some(command) = commands.recv() => self.command(command),
-                () = hints.changed(), if self.phase != Phase::Stopping => self.take_hints(),
+                () = hinted, if self.phase != Phase::Stopping => self.take_hints(),
                 () = tokio::time::sleep_until(due) => {}
             }
         }
@@ -469,7 +482,7 @@ impl Engine {
         self.excluded.clear();
         for (key, live) in &mut self.live {
             if let Some(record) = self.state.get(key) {
-                live.excluded = self.settings.rules.excludes(key.harness(), record.cwd.as_deref());
+                live.excluded = is_excluded(&self.settings, key, record);
             }
         }
         self.scan_at = Instant::now();
