@@ -242,6 +242,19 @@ fn a_file_that_is_rewritten_in_the_middle_of_a_chunk_gives_no_torn_chunk() {
 }
 
 #[test]
+fn t1_a_file_whose_beginning_changes_while_a_chunk_is_read_gives_no_chunk() {
+    for back in [300_000, 9] {
+        let (files, cursor, text) = captured();
+        files.append("a", b"more\n");
+        let mut reading = open(&files, "a", PLAIN, &cursor);
+        let mut other = [text.as_slice(), b"more\n"].concat();
+        other[text.len() - back] ^= 1;
+        files.at_read(1, move |files| files.rewrite_in_place("a", other));
+        assert_eq!(reading.next(Unfinished::Wait).unwrap(), Next::Changed);
+    }
+}
+
+#[test]
 fn a_file_that_grows_in_the_middle_of_a_chunk_is_read_on() {
     let files = MemoryFiles::new();
     files.create("a", lines(200_000));
