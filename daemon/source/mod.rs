@@ -17,6 +17,8 @@ mod reading;
 mod record;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod zstd_tests;
 
 use std::io;
 use std::path::Path;

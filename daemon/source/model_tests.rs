@@ -217,8 +217,14 @@ impl Reader {
         assert!(chunk.bytes.len() <= SMALL.chunk || records == 1);
         assert!(chunk.bytes.len() <= SMALL.record + SMALL.step);
 
-        let slice = |state: &[u8]| state.get(start..).is_some_and(|s| s.starts_with(&chunk.bytes));
-        assert!(writer.ever(slice), "a torn chunk: the file never held it there");
+        // What a second look covers, together and at one time: the first bytes, the tail and the chunk.
+        let head = start.min(SMALL.blocks.head);
+        let tail = SMALL.blocks.tail_start(start as u64) as usize;
+        let around = |state: &[u8]| {
+            state.starts_with(&self.captured[..head])
+                && state.get(tail..).is_some_and(|rest| rest.starts_with(&self.captured[tail..]))
+        };
+        assert!(writer.ever(around), "a torn chunk: the file never was like that");
         if self.sure {
             assert!(writer.ever(|state| state.starts_with(&self.captured)), "states are mixed");
         }

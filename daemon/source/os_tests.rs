@@ -76,6 +76,7 @@ fn a_real_file_is_followed_through_append_move_and_rewrite() {
 
     let mut file = OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(b"more\n").unwrap();
+    drop(file);
     assert!(matches!(look(Depth::Quick), Verdict::Intact { more: true, .. }));
     std::fs::copy(&path, dir.path().join("copy")).unwrap();
     std::fs::remove_file(&path).unwrap();
@@ -89,8 +90,7 @@ fn a_real_file_is_followed_through_append_move_and_rewrite() {
 
 #[cfg(target_os = "linux")]
 fn holds_open(dir: &Path) -> bool {
-    // The writer of this test is dropped by then or below another name.
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
     open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
-        .any(|target| target.starts_with(dir) && target.ends_with("copy"))
+        .any(|target| target.starts_with(dir))
 }

@@ -1,6 +1,8 @@
 //! What a look at a source and a reading of it promise, case by case.
 
-use std::io::{self, ErrorKind};
+use std::io;
+
+use rustix::io::Errno;
 
 use super::check::check_within;
 use super::fingerprint::Blocks;
@@ -38,7 +40,7 @@ pub(super) fn read_on(
     (bytes, cursor)
 }
 
-fn open(files: &dyn Files, path: &str, encoding: Encoding, cursor: &Cursor) -> Reading {
+pub(super) fn open(files: &dyn Files, path: &str, encoding: Encoding, cursor: &Cursor) -> Reading {
     Reading::open(files, Path::new(path), encoding, cursor).unwrap().unwrap()
 }
 
@@ -47,7 +49,7 @@ fn open_small(files: &MemoryFiles, cursor: &Cursor) -> Reading {
 }
 
 /// Starts at the beginning of `a`.
-fn start(files: &dyn Files) -> Cursor {
+pub(super) fn start(files: &dyn Files) -> Cursor {
     Cursor::start(files.stat(Path::new("a")).unwrap())
 }
 
@@ -69,7 +71,7 @@ fn intact(verdict: Verdict) -> Cursor {
     }
 }
 
-fn chunk(next: Result<Next, SourceError>) -> Chunk {
+pub(super) fn chunk(next: Result<Next, SourceError>) -> Chunk {
     match next.unwrap() {
         Next::Chunk(chunk) => chunk,
         other => panic!("no chunk but {other:?}"),
@@ -88,7 +90,7 @@ pub(super) fn lines(bytes: usize) -> Vec<u8> {
 }
 
 /// A file `a` of some 300 kB that is captured to its end.
-fn captured() -> (MemoryFiles, Cursor, Vec<u8>) {
+pub(super) fn captured() -> (MemoryFiles, Cursor, Vec<u8>) {
     let files = MemoryFiles::new();
     let text = lines(300_000);
     files.create("a", text.clone());
@@ -238,6 +240,19 @@ fn a_file_that_is_rewritten_in_the_middle_of_a_chunk_gives_no_torn_chunk() {
             Next::Chunk(chunk) => assert!(n == 1 && chunk.bytes == new[..chunk.bytes.len()]),
             end => panic!("{end:?}"),
         }
+    }
+}
+
+#[test]
+fn t1_a_file_whose_beginning_changes_while_a_chunk_is_read_gives_no_chunk() {
+    for back in [300_000, 9] {
+        let (files, cursor, text) = captured();
+        files.append("a", b"more\n");
+        let mut reading = open(&files, "a", PLAIN, &cursor);
+        let mut other = [text.as_slice(), b"more\n"].concat();
+        other[text.len() - back] ^= 1;
+        files.at_read(1, move |files| files.rewrite_in_place("a", other));
+        assert_eq!(reading.next(Unfinished::Wait).unwrap(), Next::Changed);
     }
 }
 
@@ -451,64 +466,6 @@ fn t24_a_large_file_takes_one_chunk_of_memory() {
 }
 
 #[test]
-fn t26_all_frames_of_a_zstd_file_are_read_and_reading_goes_on_inside() {
-    let text = lines(300_000);
-    let (first, second) = text.split_at(100_001);
-    let frames = [first, b"", second].map(|part| zstd::encode_all(part, 1).unwrap()).concat();
-    let files = MemoryFiles::new();
-    files.create("a", frames);
-    let start = start(&files);
-    let (bytes, end) = read_on(&files, "a", ZSTD, &start, Unfinished::Wait);
-    assert!(bytes == text);
-    assert_eq!(super::head(&files, Path::new("a"), ZSTD, 10).unwrap(), text[..10]);
-    // A cursor somewhere in the middle, as of the plain file before it was archived.
-    files.create("b", first);
-    let b = Cursor::start(files.stat(Path::new("b")).unwrap());
-    let (_, middle) = read_on(&files, "b", PLAIN, &b, Unfinished::Take);
-    let more = check(&files, Path::new("a"), ZSTD, &middle, Depth::Quick).unwrap();
-    assert!(matches!(more, Verdict::Intact { more: true, .. }));
-    let mut reading = open(&files, "a", ZSTD, &middle);
-    let rest = chunk(reading.next(Unfinished::Wait));
-    assert!(rest.bytes == second && rest.cursor.offset == end.offset);
-    assert!(first.ends_with(&rest.context) && !rest.context.is_empty());
-    assert_eq!(rest.cursor.fingerprint, end.fingerprint);
-}
-
-#[test]
-fn t26_a_damaged_zstd_file_is_an_error_and_never_a_rewrite() {
-    let text = lines(300_000);
-    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    encoder.include_checksum(true).unwrap();
-    io::Write::write_all(&mut encoder, &text).unwrap();
-    let whole = encoder.finish().unwrap();
-    let mut flipped = whole.clone();
-    flipped[whole.len() / 2] ^= 0xff;
-    let truncated = whole[..whole.len() - 5].to_vec();
-    // A frame that asks for a window of 128 MiB and holds nothing.
-    let hungry = b"\x28\xb5\x2f\xfd\x00\x88\x01\x00\x00".to_vec();
-    let garbage = [whole.as_slice(), b"garbage"].concat();
-    let (_, cursor, _) = captured();
-    for bad in [truncated, flipped, hungry, garbage, b"no zstd".to_vec(), b"\x28\xb5".to_vec()] {
-        let files = MemoryFiles::new();
-        files.create("a", bad);
-        let mut reading = open(&files, "a", ZSTD, &start(&files));
-        let failed = loop {
-            match reading.next(Unfinished::Wait) {
-                Ok(Next::Chunk(_)) => {}
-                other => break other.unwrap_err(),
-            }
-        };
-        let SourceError::Io { source, .. } = failed else { panic!("{failed:?}") };
-        assert_eq!(source.kind(), ErrorKind::InvalidData);
-        assert!(source.to_string().starts_with("the zstd file is "), "{source}");
-        match check(&files, Path::new("a"), ZSTD, &cursor, Depth::Quick) {
-            Err(_) | Ok(Verdict::Intact { .. }) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[test]
 fn an_error_of_the_system_keeps_its_number_and_ends_the_reading() {
     let (files, cursor, text) = captured();
     files.create("z", zstd::encode_all(text.as_slice(), 1).unwrap());
@@ -516,7 +473,8 @@ fn an_error_of_the_system_keeps_its_number_and_ends_the_reading() {
         SourceError::Io { source, .. } => io::Error::raw_os_error(&source),
         other => panic!("{other:?}"),
     };
-    for errno in [libc_eio(), 24, 23, 13] {
+    let number_of = Errno::raw_os_error;
+    for errno in [Errno::IO, Errno::MFILE, Errno::NFILE, Errno::ACCESS].map(number_of) {
         for (path, encoding) in [("a", PLAIN), ("z", ZSTD)] {
             files.fail(path, Fault::Errno(errno));
             let failed = check(&files, Path::new(path), encoding, &cursor, Depth::Whole);
@@ -531,10 +489,6 @@ fn an_error_of_the_system_keeps_its_number_and_ends_the_reading() {
         }
     }
     assert_eq!(files.counts().open_now, 0);
-}
-
-fn libc_eio() -> i32 {
-    rustix::io::Errno::IO.raw_os_error()
 }
 
 #[test]
