@@ -9,9 +9,12 @@ mod durable;
 mod harness;
 mod instance;
 mod mirror;
+mod outbox;
+mod part;
 mod redact;
 mod shutdown;
 mod source;
+mod state;
 mod store;
 mod watch;
 

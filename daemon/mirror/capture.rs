@@ -131,9 +131,7 @@ struct Written {
 fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result<Seen> {
     let verdict = check(tools, look);
     let cursor = match verdict {
-        Ok(Verdict::Unchanged) if look.cursor.exhausted && look.unfinished == Unfinished::Wait => {
-            return Ok(quiet(look.cursor.clone()));
-        }
+        Ok(Verdict::Unchanged) if has_nothing(look) => return Ok(quiet(&look.cursor)),
         Ok(Verdict::Unchanged) => look.cursor.clone(),
         Ok(Verdict::Intact { cursor, .. }) => cursor,
         Ok(Verdict::Rewritten { stat, why }) => return Ok(Seen::Rewritten { stat, why }),
@@ -148,20 +146,20 @@ fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result
         Err(error) => return Ok(Seen::Failed { parts, error }),
     };
     let mut seq = look.next_seq;
-    let mut at = Cursor { exhausted: false, ..cursor };
+    let mut at = cursor;
     loop {
         if written.bytes >= BATCH_BYTES_MAX {
             return Ok(Seen::More { parts });
         }
         match reading.next(look.unfinished) {
             Ok(Next::Chunk(chunk)) => {
-                at = Cursor { exhausted: false, ..chunk.cursor.clone() };
+                at = chunk.cursor.clone();
                 let part = write_part(tools, look, seq, chunk, written)?;
                 seq += 1;
                 parts.push((part, at.clone()));
             }
             Ok(Next::End { unfinished_bytes }) => {
-                let cursor = Cursor { exhausted: true, ..at };
+                let cursor = Cursor { rest: Some(unfinished_bytes), ..at };
                 return Ok(Seen::Read { parts, cursor, unfinished_bytes });
             }
             Ok(Next::Changed) => return Ok(Seen::Changed { parts }),
@@ -182,8 +180,15 @@ fn check(tools: &Tools, look: &Look) -> Result<Verdict, SourceError> {
     }
 }
 
-fn quiet(cursor: Cursor) -> Seen {
-    Seen::Read { parts: Vec::new(), cursor, unfinished_bytes: 0 }
+/// Whether an unchanged file has nothing that this look would take.
+fn has_nothing(look: &Look) -> bool {
+    let rest = look.cursor.rest;
+    rest == Some(0) || (rest.is_some() && look.unfinished == Unfinished::Wait)
+}
+
+fn quiet(cursor: &Cursor) -> Seen {
+    let unfinished_bytes = cursor.rest.unwrap_or(0);
+    Seen::Read { parts: Vec::new(), cursor: cursor.clone(), unfinished_bytes }
 }
 
 fn write_part(

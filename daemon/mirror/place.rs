@@ -150,7 +150,7 @@ impl Engine {
         for key in [base, elsewhere] {
             let Some((newest, record)) = self.newest(&key) else { return self.place_unknown(key) };
             let (newest, archived, exhausted) =
-                (newest.clone(), record.archived, record.cursor.exhausted);
+                (newest.clone(), record.archived, record.cursor.rest == Some(0));
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
             }

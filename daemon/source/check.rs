@@ -112,7 +112,7 @@ pub(super) fn check_within(
             opened.content.read(&mut [0]).map_err(|error| SourceError::io(path, error))? > 0
         }
     };
-    let cursor = Cursor { stat, verified: before.whole, ..cursor.clone() };
+    let cursor = Cursor { stat, verified: before.whole, rest: None, ..cursor.clone() };
     Ok(Verdict::Intact { cursor, more })
 }
 

@@ -145,11 +145,13 @@ pub(crate) struct Cursor {
     pub(crate) fingerprint: Fingerprint,
     /// Whether everything before the offset was read again and compared since the last capture.
     pub(crate) verified: bool,
+    /// Bytes of an unfinished record after the offset, when the content was last read to its end; `None` until it was.
+    pub(crate) rest: Option<u64>,
 }
 
 impl Cursor {
     /// Nothing is captured yet.
     pub(crate) fn start(stat: Stat) -> Cursor {
-        Cursor { offset: 0, stat, fingerprint: Fingerprint::default(), verified: true }
+        Cursor { offset: 0, stat, fingerprint: Fingerprint::default(), verified: true, rest: None }
     }
 }

@@ -146,6 +146,26 @@ impl Reading {
         next
     }
 
+    /// The next chunk, at most up to a position: to compare content with parts whose bounds are known. An unfinished record
+    /// is taken. Only a record that is larger than a chunk may reach beyond the position.
+    pub(crate) fn next_until(&mut self, end: u64) -> Result<Next, SourceError> {
+        let bytes = usize::try_from(end.saturating_sub(self.cursor.offset)).unwrap_or(usize::MAX);
+        if self.over || bytes == 0 || bytes > self.limits.chunk {
+            return self.next(Unfinished::Take);
+        }
+        self.fill(bytes).map_err(|error| self.failed(error))?;
+        if self.buffer.len() < bytes {
+            return Ok(Next::End { unfinished_bytes: self.buffer.len() as u64 });
+        }
+        match self.look_again(bytes)? {
+            Some(stat) => Ok(Next::Chunk(self.give(bytes, false, stat))),
+            None => {
+                self.over = true;
+                Ok(Next::Changed)
+            }
+        }
+    }
+
     fn read_and_look_again(&mut self, unfinished: Unfinished) -> Result<Next, SourceError> {
         let piece = self.find_piece(unfinished).map_err(|error| self.failed(error))?;
         let Some(Piece { bytes, cut }) = piece else {
@@ -261,6 +281,7 @@ impl Reading {
             stat,
             fingerprint: self.walk.fingerprint(),
             verified: false,
+            rest: None,
         };
         let ends_record = self.begun.tail().is_empty();
         Chunk { bytes, context, cursor: self.cursor.clone(), start, cut, ends_record }
