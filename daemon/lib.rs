@@ -4,6 +4,7 @@
 pub mod api;
 pub mod paths;
 
+mod control;
 mod durable;
 mod harness;
 mod mirror;
