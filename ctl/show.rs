@@ -244,13 +244,19 @@ pub(crate) struct Page<'a, W> {
     speaker: Option<(Who, bool)>,
     /// Whether tools were the last thing that was printed: words after them begin a paragraph.
     after_tools: bool,
-    /// Calls since the last words; the results of several need their names.
+    /// Calls that were made together; the results of several need their names.
     calls: u32,
+    /// Whether a result came since the last call, so that the next call begins anew.
+    answered: bool,
+    /// Time of the last words: one message may have several pieces.
+    spoken_at: Option<Timestamp>,
     /// Working directory of the session: paths below it are shown without it.
     cwd: Option<String>,
     day: Option<Date>,
     records: u64,
     silent: u64,
+    /// Thoughts without a readable text: Codex has one for each step, which is too many to show.
+    thoughts: u64,
 }
 
 impl<'a, W: Write> Page<'a, W> {
@@ -261,10 +267,13 @@ impl<'a, W: Write> Page<'a, W> {
             speaker: None,
             after_tools: false,
             calls: 0,
+            answered: false,
+            spoken_at: None,
             cwd: None,
             day: None,
             records: 0,
             silent: 0,
+            thoughts: 0,
         }
     }
 
@@ -278,14 +287,14 @@ impl<'a, W: Write> Page<'a, W> {
                 }
                 self.body(text)
             }
+            Entry::Thinking { text, .. } if text.trim().is_empty() => {
+                self.thoughts += 1;
+                Ok(())
+            }
             Entry::Thinking { at, text } => {
                 self.speak(Who::Assistant, self.aside(), *at)?;
                 let size = text::bytes(text.len() as u64);
-                let gist = match text.trim() {
-                    "" => "✻ thought (not readable here)".to_owned(),
-                    text => format!("✻ thought ({size}): {}", gist(&json!(text))),
-                };
-                self.faint(&gist, "")
+                self.faint(&format!("✻ thought ({size}): {}", gist(&json!(text))), "")
             }
             Entry::Call { at, tool, input } => {
                 self.speak(Who::Assistant, self.aside(), *at)?;
@@ -313,7 +322,7 @@ impl<'a, W: Write> Page<'a, W> {
             text::shorten(&gist, room)
         };
         self.after_tools = true;
-        self.calls += 1;
+        self.calls = if std::mem::take(&mut self.answered) { 1 } else { self.calls + 1 };
         let tool = self.terminal.paint(Ink::Strong, &tool);
         let colon = if gist.is_empty() { "" } else { ": " };
         writeln!(self.out, "{INDENT}⚙ {tool}{colon}{gist}")
@@ -323,7 +332,9 @@ impl<'a, W: Write> Page<'a, W> {
     fn speak(&mut self, who: Who, aside: bool, at: Option<Timestamp>) -> io::Result<()> {
         self.day(at)?;
         // Each message of a user stands alone; what an agent does until the next one is one turn.
-        if self.speaker == Some((who, aside)) && who == Who::Assistant {
+        let goes_on = who == Who::Assistant || at.is_some() && at == self.spoken_at;
+        self.spoken_at = at;
+        if self.speaker == Some((who, aside)) && goes_on {
             return Ok(());
         }
         self.speaker = Some((who, aside));
@@ -374,7 +385,7 @@ impl<'a, W: Write> Page<'a, W> {
     }
 
     fn result(&mut self, tool: Option<&str>, failed: bool, text: &str) -> io::Result<()> {
-        self.after_tools = true;
+        (self.after_tools, self.answered) = (true, true);
         let clean = text::block(text);
         let lines: Vec<&str> =
             clean.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
@@ -475,6 +486,10 @@ impl<W: Write> Printer for Page<'_, W> {
         let mut words = text::count(self.records, "record", "records");
         if self.silent > 0 {
             words.push_str(&format!(", {} of them without conversation", self.silent));
+        }
+        if self.thoughts > 0 {
+            let thoughts = text::count(self.thoughts, "thought", "thoughts");
+            words.push_str(&format!("; {thoughts} without a readable text"));
         }
         if !whole {
             words.push_str("; the rest did not come");

@@ -64,8 +64,11 @@ impl Terminal {
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
 
-    /// A path with the home directory as `~`.
+    /// A path with the home directory as `~`; in a pipe as it is, since a program may open it.
     pub(crate) fn path(&self, path: &str) -> String {
+        if self.columns.is_none() {
+            return path.to_owned();
+        }
         let below = self.home.as_deref().and_then(|home| path.strip_prefix(home));
         match below {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("~{rest}"),

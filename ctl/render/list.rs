@@ -197,6 +197,9 @@ fn prefixes(sessions: &[&Session]) -> Vec<String> {
         let after = names[at..].iter().find(foreign);
         let shared = before.into_iter().chain(after).map(|(other, _)| shared_chars(name, other));
         let wanted = (shared.max().unwrap_or(0) + 1).max(PREFIX_CHARS_MIN);
+        if wanted > name.chars().count() {
+            return id.to_owned();
+        }
         let prefix: String = name.chars().take(wanted).collect();
         // A prefix that has the marks of a generation or a sub-agent might be taken for one.
         if prefix.contains(['~', '@', '_']) { id.to_owned() } else { prefix }

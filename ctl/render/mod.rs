@@ -8,7 +8,7 @@ pub(crate) mod session;
 pub(crate) mod status;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use jiff::Timestamp;
 use serde::Serialize;

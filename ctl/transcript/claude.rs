@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Entry, Reader, Who, attachment, message, text_of, time};
+use super::{Entry, Reader, Who, attachment, compacted, message, text_of, time};
 
 /// The entries of one record.
 pub(super) fn read(reader: &mut Reader, record: &Value) -> Vec<Entry> {
@@ -19,10 +19,9 @@ pub(super) fn read(reader: &mut Reader, record: &Value) -> Vec<Entry> {
         "system" => system(at, record),
         // Text that the agent put into the user's mouth: caveats, expanded commands.
         "user" if record["isMeta"] == true => vec![],
-        "user" if record["isCompactSummary"] == true => note(format!(
-            "the conversation so far was compacted to:\n{}",
-            text_of(&said["content"])
-        )),
+        "user" if record["isCompactSummary"] == true => {
+            vec![compacted(at, &text_of(&said["content"]))]
+        }
         kind @ ("user" | "assistant") => {
             let role = said["role"].as_str().unwrap_or(kind);
             let who = if role == "user" { Who::User } else { Who::Assistant };

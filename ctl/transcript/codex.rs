@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entry, Reader, Who, message, text_of, time};
+use super::{Entry, Reader, Who, compacted, message, text_of, time};
 
 /// What Codex sends to its model in the user's name at the start of each turn.
 const CONTEXT_MARKS: [&str; 8] = [
@@ -28,8 +28,7 @@ pub(super) fn read(reader: &mut Reader, record: &Value) -> Vec<Entry> {
         "response_item" => read_item(reader, at, payload),
         "compacted" => {
             let summary = payload["message"].as_str().unwrap_or_default();
-            let text = format!("the conversation so far was compacted to:\n{summary}");
-            vec![Entry::Note { at, text: text.trim_end_matches([':', '\n']).to_owned() }]
+            vec![compacted(at, summary)]
         }
         "turn_context" => {
             let model = payload["model"].as_str().unwrap_or_default();

@@ -152,6 +152,12 @@ fn message(who: Who, at: Option<Timestamp>, aside: bool, text: &str) -> Option<E
     said.then(|| Entry::Message { who, at, aside, text: text.to_owned() })
 }
 
+/// The agent replaced what was said by a summary, in so far as it tells.
+fn compacted(at: Option<Timestamp>, summary: &str) -> Entry {
+    let colon = if summary.trim().is_empty() { "" } else { " to:\n" };
+    Entry::Note { at, text: format!("the conversation so far was compacted{colon}{summary}") }
+}
+
 /// A time as agents write it: RFC 3339, or seconds or milliseconds since 1970.
 fn time(value: &Value) -> Option<Timestamp> {
     /// Seconds of the year 5138; whatever is larger counts milliseconds.

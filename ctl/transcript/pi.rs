@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Entry, Reader, Who, attachment, message, text_of, time};
+use super::{Entry, Reader, Who, attachment, compacted, message, text_of, time};
 
 /// The entries of one message.
 pub(super) fn read(reader: &mut Reader, record: &Value) -> Vec<Entry> {
@@ -81,7 +81,7 @@ pub(super) fn read_event(reader: &mut Reader, record: &Value) -> Vec<Entry> {
     let at = time(&record["timestamp"]);
     let summary = record["summary"].as_str().unwrap_or_default();
     let text = match record["type"].as_str().unwrap_or_default() {
-        "compaction" => format!("the conversation so far was compacted to:\n{summary}"),
+        "compaction" => return vec![compacted(at, summary)],
         "branch_summary" => {
             format!("another branch of the conversation was left; its summary:\n{summary}")
         }

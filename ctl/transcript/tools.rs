@@ -46,10 +46,23 @@ pub(crate) fn gist(input: &Value) -> String {
                     .unwrap_or_else(|| input.to_string()),
             }
         }
-        Value::String(text) => text.clone(),
+        Value::String(text) => patched(text).unwrap_or_else(|| text.clone()),
         other => other.to_string(),
     };
     one_line(&gist)
+}
+
+/// The files of a patch in the form of Codex.
+fn patched(text: &str) -> Option<String> {
+    let body = text.trim_start().strip_prefix("*** Begin Patch")?;
+    let files = body.lines().filter_map(|line| {
+        let file = line.strip_prefix("*** ")?;
+        ["Update File: ", "Add File: ", "Delete File: "]
+            .iter()
+            .find_map(|mark| file.strip_prefix(mark))
+    });
+    let files = files.collect::<Vec<_>>().join(", ");
+    (!files.is_empty()).then_some(files)
 }
 
 /// Of a list of things to do or to ask: how many, and the one at hand.
@@ -94,6 +107,7 @@ fn one_line(text: &str) -> String {
     let first = lines.next().unwrap_or_default().to_owned();
     match lines.count() {
         0 => first,
+        1 => format!("{first} … (+1 line)"),
         more => format!("{first} … (+{more} lines)"),
     }
 }
