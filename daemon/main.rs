@@ -131,7 +131,10 @@ fn start(args: Args) -> Result<(), RunError> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot start threads: {error}")))?;
     let result = runtime.block_on(Box::pin(tracecraft::run(config, mode, set_log)));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_MAX);
-    result
+    if let Some(summary) = result? {
+        let _ = writeln!(io::stdout(), "{}", printable(&summary));
+    }
+    Ok(())
 }
 
 /// Logs to standard error; colour only where a person sees it, time only where nobody else adds it.
@@ -181,7 +184,10 @@ fn complain(error: &RunError) {
         let label = if hint.starts_with("did you mean") { "" } else { "try: " };
         text.push_str(&format!("\n{label}{hint}"));
     }
-    // A path may hold what a terminal would obey.
-    let shown = text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c });
-    let _ = writeln!(io::stderr(), "{}", shown.collect::<String>());
+    let _ = writeln!(io::stderr(), "{}", printable(&text));
+}
+
+/// A path may hold what a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
 }

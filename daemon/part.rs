@@ -469,6 +469,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// SHA-256 of bytes, as hex.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Text from outside for a message: short, and without control characters.
 pub(crate) fn printable(text: &str) -> String {
     const SHOWN_MAX: usize = 200;

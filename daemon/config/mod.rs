@@ -235,6 +235,11 @@ impl Config {
         changed.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect()
     }
 
+    /// The user's home directory.
+    pub(crate) fn home(&self) -> &Path {
+        &self.environment.bases.home
+    }
+
     /// The log filter.
     pub fn log(&self) -> &str {
         &self.log.value

@@ -516,10 +516,14 @@ impl Engine {
             summary.sessions += u64::from(!record.superseded);
             summary.unsent_parts += record.pending.iter().filter(|p| p.stored_at.is_none()).count() as u64;
             let problem = self.live.get(key).and_then(|l| l.problem.as_ref());
-            summary.problems.extend(problem.map(|p| format!("{key}: {}", p.message)));
+            summary.failures.extend(problem.map(|p| format!("{key}: {}", p.message)));
         }
-        let shown = self.problems.values().filter(|p| p.code != "redaction_off");
-        summary.problems.extend(shown.map(|p| p.message.clone()));
+        for ((code, _), problem) in &self.problems {
+            // A file that was never a session is worth a word; everything else means that something is not safe.
+            let harmless = ["source_unreadable", "redaction_off"].contains(code);
+            let list = if harmless { &mut summary.problems } else { &mut summary.failures };
+            list.push(problem.message.clone());
+        }
         summary
     }
 }

