@@ -12,9 +12,9 @@ const LINE_MIN: usize = 16;
 /// with their line numbers fit; a sentence after a header that was only mentioned does not count.
 const GAP_MAX: usize = 96;
 
-/// How many letters between header and end line make a key, however short its lines. Two markers
-/// named one after the other in source code have a word between them at most.
-const MATERIAL_MIN: usize = 8;
+/// Letters in a row between header and end line that make a key, however short its lines. Prose
+/// that names the two markers one after the other has shorter words between them.
+const SHORT_LINE_MIN: usize = 12;
 
 const END: &[u8] = b"-----END";
 
@@ -38,10 +38,10 @@ pub(crate) fn body(text: &[u8], from: usize) -> Body {
     let mut at = from;
     let mut last = from;
     let mut material = 0;
-    let mut loose = 0;
+    let mut longest = 0;
     while at < text.len() && at - last <= GAP_MAX {
         if text[at..].starts_with(END) {
-            let key = material + loose >= MATERIAL_MIN;
+            let key = material > 0 || longest >= SHORT_LINE_MIN;
             return if key { Body::Until(end_of_line(text, at + END.len())) } else { Body::Nothing };
         }
         let line = text[at..].iter().take_while(|&&byte| is_base64(byte)).count();
@@ -52,7 +52,7 @@ pub(crate) fn body(text: &[u8], from: usize) -> Body {
                 last = at;
                 material += line;
             } else {
-                loose += line;
+                longest = longest.max(line);
             }
         } else if is_gap(text[at]) {
             at += 1;
