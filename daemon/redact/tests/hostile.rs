@@ -77,7 +77,10 @@ const STRUCTURES: &[(&str, &str)] = &[
     ("{\"k\":\"AKIA0123456789ABCDEF\",\"a\":@", "{\"type\":\"thinking\",\"a\":"),
     ("{\"k\":\"AKIA0123456789ABCDEF\",\"a\":[@", "\"\","),
     ("{\"k\":\"AKIA0123456789ABCDEF\",@", "\"data\":\"AAAAAAAAAAAAAAAAAAAA\","),
-    ("{\"type\":\"thinking\",\"k\":\"AKIA0123456789ABCDEF\",@", "\"signature\":\"AAAAAAAAAAAAAAAAAAAA\","),
+    (
+        "{\"type\":\"thinking\",\"k\":\"AKIA0123456789ABCDEF\",@",
+        "\"signature\":\"AAAAAAAAAAAAAAAAAAAA\",",
+    ),
     ("{\"k\":\"AKIA0123456789ABCDEF\",@", "\"secret_access_key\":\"AAAAAAAAAAAAAAAAAAAA\","),
     ("{\"k\":\"-----BEGIN PRIVATE KEY-----\",\"a\":[@", "\"MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\","),
     ("@", "{\"a\":\"AKIA0123456789ABCDEF\"}"),
@@ -94,7 +97,8 @@ fn records(size: usize) -> Vec<String> {
 fn duration(input: &[u8]) -> Duration {
     let started = Instant::now();
     let (output, _) = redact(input);
-    assert!(output.len() <= input.len() * 2);
+    // The shortest secret is a password of one letter in the shortest URL.
+    assert!(output.len() <= input.len() * 6);
     started.elapsed()
 }
 
@@ -144,4 +148,14 @@ fn t62_a_line_of_a_hundred_megabytes_goes_through() {
     assert_eq!(counts, Counts::from([("gitlab_token".to_owned(), 1)]));
     assert_eq!(output.len(), line.len() - key.len() + "[REDACTED:gitlab_token]".len());
     assert!(memchr::memmem::find(&output, key.as_bytes()).is_none());
+}
+
+#[test]
+#[ignore = "a measurement, not a guarantee"]
+fn throughput_of_hostile_records() {
+    for input in records(8 << 20) {
+        let took = duration(input.as_bytes());
+        let speed = input.len() as f64 / 1e6 / took.as_secs_f64();
+        println!("{speed:8.1} MB/s {}", &input[..input.len().min(90)].escape_default());
+    }
 }

@@ -10,7 +10,11 @@ fn noise(random: &mut fastrand::Rng, url_safe: bool) -> String {
     let planted = [
         format!("AKIA{}", letters(random, UPPER, 16)),
         format!("hf{}", letters(random, ALPHANUMERIC, 18)),
-        if url_safe { format!("sk-ant-api03-{}", letters(random, ALPHANUMERIC, 31)) } else { String::new() },
+        if url_safe {
+            format!("sk-ant-api03-{}", letters(random, ALPHANUMERIC, 31))
+        } else {
+            String::new()
+        },
     ];
     let mut text = String::new();
     for secret in planted {
@@ -154,7 +158,11 @@ fn t60_private_keys_are_found_in_patches_listings_source_and_cut_off() {
     let patch = serde_json::json!({ "structuredPatch": [{ "lines": added, "oldStart": 1 }] });
     let left = gone(patch.to_string());
     assert!(left.contains("oldStart"));
-    let encrypted = key.replacen('\n', "\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,A0B1C2D3E4F5A6B7\n\n", 1);
+    let encrypted = key.replacen(
+        '\n',
+        "\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,A0B1C2D3E4F5A6B7\n\n",
+        1,
+    );
     assert_eq!(gone(json(&encrypted)), r#"{"t":"[REDACTED:private_key]","u":"after"}"#);
 }
 
@@ -180,7 +188,10 @@ fn t60_a_secret_cut_by_two_calls_loses_its_tail_at_any_cut() {
                     // All but the end of the last character's escape has left already.
                     assert_eq!(first, record);
                 } else if cut < end {
-                    assert!(first.ends_with(&format!("[REDACTED:{name}] end\",\"n\":1}}")), "{first}");
+                    assert!(
+                        first.ends_with(&format!("[REDACTED:{name}] end\",\"n\":1}}")),
+                        "{first}"
+                    );
                     assert_eq!(counts.values().sum::<u64>(), 1);
                 } else {
                     assert_eq!(first, record);
@@ -188,6 +199,14 @@ fn t60_a_secret_cut_by_two_calls_loses_its_tail_at_any_cut() {
                 }
                 assert!(serde_json::from_str::<serde_json::Value>(first).is_ok(), "{first}");
                 assert!(left.ends_with("\n{\"next\":true}\n"));
+                // The caller may keep no more than the last of what it gave: here, from just
+                // before the secret on.
+                if (start..end).contains(&cut) {
+                    let (mut same, mut counts) = (Vec::new(), Counts::new());
+                    let context = &context[start - 3..];
+                    Redactor::standard().redact(context, &input, &mut same, &mut counts);
+                    assert_eq!(text(&same), text(&output));
+                }
             }
         }
     }
@@ -234,5 +253,25 @@ fn records_that_are_no_json_lose_their_secrets_too() {
         let expected = [b"\xFF\xFE{\"a\":\"\xC3", marker.as_bytes(), b"\x80\"}\n\xFF"].concat();
         assert_eq!(text(&redact(&input).0), text(&expected));
         assert!(redact(&input).0 == expected);
+    }
+}
+
+#[test]
+fn a_replacement_in_a_torn_record_divides_no_escape() {
+    let mut random = fastrand::Rng::with_seed(9);
+    let rest = letters(&mut random, ALPHANUMERIC, 36);
+    let record = format!("{{\"a\":\"x\\npm_{rest} b");
+    let output = redact_text(&record) + "\"}";
+    assert!(serde_json::from_str::<serde_json::Value>(&output).is_ok(), "{output}");
+}
+
+#[test]
+fn t61_a_header_that_is_only_mentioned_takes_nothing_along() {
+    for line in [
+        r#"{"cmd":"grep -r '-----BEGIN PRIVATE KEY-----' /home/dev/project/source/folder"}"#,
+        r#"{"argv":["grep","-----BEGIN RSA PRIVATE KEY-----","/home/dev/project/source/folder"]}"#,
+        r#"{"a":"starts with -----BEGIN PRIVATE KEY-----","sha":"0123456789abcdef0123456789abcdef"}"#,
+    ] {
+        assert_eq!(redact_text(line), line);
     }
 }

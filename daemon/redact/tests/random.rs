@@ -13,11 +13,31 @@ struct Maker {
 impl Maker {
     fn words(&mut self) -> String {
         let words = [
-            "the", "task-list", "\n", "\"", "\\", "C:\\new\\table", "é", "😀", "http://a.b/c", "sk-",
-            "{\"a\":1}", "Bearer", "\t", "/", "\u{7f}", "\u{1b}[0m", "::", "=", "'", "<b>", "[x]",
+            "the",
+            "task-list",
+            "\n",
+            "\"",
+            "\\",
+            "C:\\new\\table",
+            "é",
+            "😀",
+            "http://a.b/c",
+            "sk-",
+            "{\"a\":1}",
+            "Bearer",
+            "\t",
+            "/",
+            "\u{7f}",
+            "\u{1b}[0m",
+            "::",
+            "=",
+            "'",
+            "<b>",
+            "[x]",
         ];
         let count = self.random.usize(0..12);
-        let words: Vec<&str> = (0..count).map(|_| words[self.random.usize(..words.len())]).collect();
+        let words: Vec<&str> =
+            (0..count).map(|_| words[self.random.usize(..words.len())]).collect();
         words.join(" ")
     }
 
@@ -42,7 +62,8 @@ impl Maker {
         match self.random.u8(0..8) {
             0 if depth < 4 => {
                 let count = self.random.usize(0..4);
-                let mut items: Vec<Value> = (0..count).map(|_| self.value(depth + 1, secrets)).collect();
+                let mut items: Vec<Value> =
+                    (0..count).map(|_| self.value(depth + 1, secrets)).collect();
                 items.push(leaf.into());
                 Value::Array(items)
             }
@@ -75,7 +96,8 @@ impl Maker {
 
     fn record(&mut self, secrets: bool) -> String {
         let leaf = self.string(secrets);
-        json!({ "uuid": letters(&mut self.random, HEX, 32), "m": self.json(0, secrets, leaf) }).to_string()
+        json!({ "uuid": letters(&mut self.random, HEX, 32), "m": self.json(0, secrets, leaf) })
+            .to_string()
     }
 }
 
@@ -141,7 +163,8 @@ fn the_result_does_not_depend_on_how_records_are_grouped() {
         while !rest.is_empty() {
             let mut take = 0;
             for _ in 0..maker.random.usize(1..4) {
-                take = memchr(b'\n', &rest[take..]).map_or(rest.len(), |newline| take + newline + 1);
+                take =
+                    memchr(b'\n', &rest[take..]).map_or(rest.len(), |newline| take + newline + 1);
             }
             Redactor::standard().redact(&[], &rest[..take], &mut pieces, &mut sum);
             rest = &rest[take..];
@@ -154,7 +177,8 @@ fn the_result_does_not_depend_on_how_records_are_grouped() {
 #[test]
 fn bytes_at_random_change_nothing_but_secrets_and_never_the_lines() {
     let mut random = fastrand::Rng::with_seed(622);
-    let (key, alphabet) = (format!("npm_{}", token(&mut random, ALPHANUMERIC, 36)), b"\"\\{}[]:,u0n \n\xFFk");
+    let (key, alphabet) =
+        (format!("npm_{}", token(&mut random, ALPHANUMERIC, 36)), b"\"\\{}[]:,u0n \n\xFFk");
     for _ in 0..5000 {
         let mut noise = |count| -> Vec<u8> {
             (0..count).map(|_| alphabet[random.usize(..alphabet.len())]).collect()

@@ -48,7 +48,8 @@ fn t62_every_record_of_the_samples_parses_after_redaction_and_only_planted_secre
         for rule in &rules {
             assert!(!rule.is_match(&output), "{}", path.display());
         }
-        let lines = |bytes: &[u8]| bytes.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let lines =
+            |bytes: &[u8]| bytes.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
         let (before, after) = (lines(&input), lines(&output));
         assert_eq!(before.len(), after.len());
         for (before, after) in before.iter().zip(&after) {
@@ -88,6 +89,9 @@ fn throughput() {
             Redactor::standard().redact(&[], &input, &mut output, &mut Counts::new());
         }
         let megabytes = (input.len() * rounds) as f64 / 1e6;
-        println!("{what}: {:.0} MB/s over {megabytes:.0} MB", megabytes / started.elapsed().as_secs_f64());
+        println!(
+            "{what}: {:.0} MB/s over {megabytes:.0} MB",
+            megabytes / started.elapsed().as_secs_f64()
+        );
     }
 }

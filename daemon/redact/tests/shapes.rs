@@ -12,20 +12,60 @@ pub(super) fn examples(random: &mut fastrand::Rng) -> Vec<(&'static str, String)
         ("anthropic_key", format!("sk-ant-oat01-{}", token(r, URL_SAFE, 95))),
         ("anthropic_key", format!("sk-ant-admin01-{}", token(r, URL_SAFE, 40))),
         ("openrouter_key", format!("sk-or-v1-{}", token(r, HEX, 64))),
-        ("openai_key", format!("sk-{}T3BlbkFJ{}", token(r, ALPHANUMERIC, 20), letters(r, ALPHANUMERIC, 20))),
-        ("openai_key", format!("sk-proj-{}T3BlbkFJ{}", token(r, URL_SAFE, 74), letters(r, URL_SAFE, 74))),
+        (
+            "openai_key",
+            format!("sk-{}T3BlbkFJ{}", token(r, ALPHANUMERIC, 20), letters(r, ALPHANUMERIC, 20)),
+        ),
+        (
+            "openai_key",
+            format!("sk-proj-{}T3BlbkFJ{}", token(r, URL_SAFE, 74), letters(r, URL_SAFE, 74)),
+        ),
         ("openai_key", format!("sk-svcacct-{}", token(r, URL_SAFE, 74))),
         ("openai_key", format!("sk-admin-{}", token(r, URL_SAFE, 58))),
         ("openai_key", format!("sk-None-{}", token(r, URL_SAFE, 48))),
         ("openai_key", format!("sk-{}", token(r, HEX, 32))),
         ("hf_token", format!("hf_{}", letters(r, ALPHANUMERIC, 34))),
-        ("github_pat", format!("github_pat_{}_{}", letters(r, ALPHANUMERIC, 22), letters(r, ALPHANUMERIC, 59))),
+        (
+            "github_pat",
+            format!("github_pat_{}_{}", letters(r, ALPHANUMERIC, 22), letters(r, ALPHANUMERIC, 59)),
+        ),
         ("github_pat", format!("ghs_{}_{}", letters(r, "0123456789", 7), jwt(r))),
-        ("slack_token", format!("xoxb-{}-{}-{}", letters(r, "0123456789", 12), letters(r, "0123456789", 13), token(r, ALPHANUMERIC, 24))),
+        (
+            "slack_token",
+            format!(
+                "xoxb-{}-{}-{}",
+                letters(r, "0123456789", 12),
+                letters(r, "0123456789", 13),
+                token(r, ALPHANUMERIC, 24)
+            ),
+        ),
         ("slack_token", format!("xoxe.xoxp-1-{}", token(r, ALPHANUMERIC, 146))),
-        ("slack_token", format!("xapp-1-A{}-{}-{}", letters(r, UPPER, 10), letters(r, "0123456789", 13), token(r, HEX, 64))),
-        ("slack_webhook", format!("hooks.slack.com/services/T{}/B{}/{}", letters(r, UPPER, 10), letters(r, UPPER, 10), letters(r, ALPHANUMERIC, 24))),
-        ("discord_webhook", format!("discord.com/api/webhooks/{}/{}", letters(r, "123456789", 18), letters(r, URL_SAFE, 68))),
+        (
+            "slack_token",
+            format!(
+                "xapp-1-A{}-{}-{}",
+                letters(r, UPPER, 10),
+                letters(r, "0123456789", 13),
+                token(r, HEX, 64)
+            ),
+        ),
+        (
+            "slack_webhook",
+            format!(
+                "hooks.slack.com/services/T{}/B{}/{}",
+                letters(r, UPPER, 10),
+                letters(r, UPPER, 10),
+                letters(r, ALPHANUMERIC, 24)
+            ),
+        ),
+        (
+            "discord_webhook",
+            format!(
+                "discord.com/api/webhooks/{}/{}",
+                letters(r, "123456789", 18),
+                letters(r, URL_SAFE, 68)
+            ),
+        ),
         ("google_api_key", format!("AIza{}", letters(r, URL_SAFE, 35))),
         ("google_oauth", format!("ya29.a0A{}", token(r, URL_SAFE, 120))),
         ("google_oauth", format!("GOCSPX-{}", token(r, URL_SAFE, 28))),
@@ -42,7 +82,16 @@ pub(super) fn examples(random: &mut fastrand::Rng) -> Vec<(&'static str, String)
         ("vault_token", format!("hvs.{}", token(r, URL_SAFE, 90))),
         ("age_secret_key", format!("AGE-SECRET-KEY-1{}", letters(r, UPPER, 58))),
         ("jwt", jwt(r)),
-        ("jwt", format!("eyJ{}..{}.{}.{}", token(r, URL_SAFE, 40), token(r, URL_SAFE, 16), token(r, URL_SAFE, 200), token(r, URL_SAFE, 22))),
+        (
+            "jwt",
+            format!(
+                "eyJ{}..{}.{}.{}",
+                token(r, URL_SAFE, 40),
+                token(r, URL_SAFE, 16),
+                token(r, URL_SAFE, 200),
+                token(r, URL_SAFE, 22)
+            ),
+        ),
         ("bearer_token", format!("Bearer {}", token(r, URL_SAFE, 40))),
         ("bearer_token", format!("Bearer   {}==", token(r, BASE64, 40).replace(['+', '/'], "."))),
         ("bearer_token", format!("bearer {}", token(r, URL_SAFE, 40))),
@@ -131,7 +180,11 @@ fn only_the_credential_part_of_a_url_is_replaced() {
         for levels in 0..=3 {
             let line = |inside: &str| {
                 let whole = escaped(&format!("{before}{inside}{after} \"q\"\n"), levels);
-                if levels == 0 { format!("{before}{inside}{after}") } else { format!("[\"{whole}\"]") }
+                if levels == 0 {
+                    format!("{before}{inside}{after}")
+                } else {
+                    format!("[\"{whole}\"]")
+                }
             };
             assert_eq!(redact_text(&line(credential)), line(marker));
         }
@@ -168,7 +221,8 @@ fn urls_without_a_password_are_left_alone() {
 fn secrets_without_a_shape_are_known_by_their_name() {
     let mut random = fastrand::Rng::with_seed(3);
     let r = &mut random;
-    let aws = format!("{}/{}+/{}", token(r, BASE64, 12), letters(r, BASE64, 10), letters(r, BASE64, 16));
+    let aws =
+        format!("{}/{}+/{}", token(r, BASE64, 12), letters(r, BASE64, 10), letters(r, BASE64, 16));
     assert_eq!(aws.len(), 41);
     let aws = &aws[1..];
     let azure = format!("{}==", letters(r, BASE64, 86));
@@ -191,10 +245,20 @@ fn secrets_without_a_shape_are_known_by_their_name() {
         (a, "<SecretAccessKey>", aws, "</SecretAccessKey>"),
         (a, "secretAccessKey => '", aws, "'"),
         (a, "MINIO_SECRET_KEY=", &plain, ""),
-        (z, "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=", &azure, ";EndpointSuffix=y"),
+        (
+            z,
+            "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=",
+            &azure,
+            ";EndpointSuffix=y",
+        ),
         (z, "Endpoint=sb://x/;SharedAccessKeyName=R;SharedAccessKey=", &azure[44..], ""),
         (z, "AZURE_STORAGE_KEY=\"", &azure, "\""),
-        (z, "https://x.blob.core.windows.net/c?sv=2024&sig=", "aB3%2Fx9aB3%2Bx9aB3x9aB3x9aB3x9aB3x9aB3x9aB3%3D", "&se=1"),
+        (
+            z,
+            "https://x.blob.core.windows.net/c?sv=2024&sig=",
+            "aB3%2Fx9aB3%2Bx9aB3x9aB3x9aB3x9aB3x9aB3x9aB3%3D",
+            "&se=1",
+        ),
         (s, "aws_session_token = ", &session, "\n"),
         (s, "{\"SessionToken\": \"", &session, "\"}"),
         (n, "//registry.npmjs.org/:_authToken=", &plain, "\n"),
@@ -238,11 +302,23 @@ fn t61_identifiers_hashes_and_words_are_not_secrets() {
     let mut random = fastrand::Rng::with_seed(61);
     let mut lines = String::new();
     for _ in 0..20_000 {
-        let (sha, sha256, r) = (letters(&mut random, HEX, 40), letters(&mut random, HEX, 64), &mut random);
-        let uuid = format!("{}-{}-4{}-a{}-{}", &sha[..8], &sha[8..12], &sha[12..15], &sha[15..18], &sha[18..30]);
+        let (sha, sha256, r) =
+            (letters(&mut random, HEX, 40), letters(&mut random, HEX, 64), &mut random);
+        let uuid = format!(
+            "{}-{}-4{}-a{}-{}",
+            &sha[..8],
+            &sha[8..12],
+            &sha[12..15],
+            &sha[15..18],
+            &sha[18..30]
+        );
         lines += &format!(
             "{{\"uuid\":\"{uuid}\",\"git\":{{\"commit_hash\":\"{sha}\"}},\"id\":\"toolu_01{}\",\"msg\":\"msg_01{}\",\"call\":\"call_{}\",\"d\":\"sha256:{sha256}\",\"p\":\"sha512-{}==\",\"task\":\"task-{uuid}\",\"disk\":\"disk-{}\"}}\n",
-            letters(r, ALPHANUMERIC, 22), letters(r, ALPHANUMERIC, 22), letters(r, ALPHANUMERIC, 24), letters(r, BASE64, 86), &sha[..19],
+            letters(r, ALPHANUMERIC, 22),
+            letters(r, ALPHANUMERIC, 22),
+            letters(r, ALPHANUMERIC, 24),
+            letters(r, BASE64, 86),
+            &sha[..19],
         );
     }
     for words in [
@@ -280,8 +356,7 @@ fn random_base64_in_free_text_is_hit_no_more_often_than_the_python_rules_say() {
     // add only what has a longer prefix. Counted over 16 MiB of base64url in one field.
     let mut random = fastrand::Rng::with_seed(62);
     let noise = format!("{{\"text\":\"{}\"}}", letters(&mut random, URL_SAFE, 16 << 20));
-    let python: usize =
-        python().iter().map(|rule| rule.find_iter(noise.as_bytes()).count()).sum();
+    let python: usize = python().iter().map(|rule| rule.find_iter(noise.as_bytes()).count()).sum();
     let (output, counts) = redact(noise.as_bytes());
     let ours: u64 = counts.values().sum();
     println!("16 MiB of base64url: {ours} false hits {counts:?}, Python's rules {python}");
