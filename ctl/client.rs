@@ -115,6 +115,7 @@ impl Client {
             .map_err(|error| Failure::usage(format!("this cannot be asked: {error}")))?;
         let response = match timeout(limit, sender.send_request(request)).await {
             Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_parse() => return Err(stranger()),
             Ok(Err(_)) => return Err(self.hung_up()),
             Err(_) => return Err(self.silent(limit)),
         };
@@ -218,9 +219,13 @@ fn judge_protocol(number: Option<u32>) -> Result<(), Failure> {
             "the daemon is older than this program: it speaks protocol {number}, tracecraftctl {PROTOCOL}"
         ))
         .hint("restart the daemon, so that it runs the installed version; else update it")),
-        None => Err(Failure::protocol("what answers there is not tracecraftd".into())
-            .hint("look at --socket and TRACECRAFT_SOCKET")),
+        None => Err(stranger()),
     }
+}
+
+fn stranger() -> Failure {
+    Failure::protocol("what answers there is not tracecraftd".into())
+        .hint("look at --socket and TRACECRAFT_SOCKET")
 }
 
 /// The answer of a success while it comes.

@@ -72,6 +72,8 @@ async fn another_protocol_is_exit_5_and_says_which_side_is_old() {
             assert!(failure.text().contains(words), "{}", failure.text());
         }
     }
+    let chatter = flush(&answering("220 mail ready\r\n")).await.unwrap_err();
+    assert_eq!(chatter.exit(), exit::PROTOCOL);
     let strange = answering(http("200 OK", OURS, r#"{"sessions":"many"}"#));
     assert_eq!(flush(&strange).await.unwrap_err().exit(), exit::PROTOCOL);
 }

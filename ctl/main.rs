@@ -6,6 +6,8 @@
 mod args;
 mod client;
 mod failure;
+mod lines;
+mod page;
 mod render;
 mod show;
 mod terminal;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::page::TEXT_COLUMNS_MAX;
 use crate::render::tests::{golden, terminal};
+use crate::text;
 
 fn page(records: &[u8], columns: Option<usize>) -> String {
     let terminal = terminal(columns);

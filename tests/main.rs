@@ -1,1 +1,3 @@
 //! Table of contents of the tests: one file a kind of promise.
+
+mod ctl;

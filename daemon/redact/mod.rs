@@ -151,13 +151,7 @@ fn find(rules: &Rules, context: &[u8], record: &[u8]) -> Vec<Span> {
 }
 
 /// Appends `record` with each span replaced by the name of its rule.
-fn apply(
-    rules: &Rules,
-    record: &[u8],
-    spans: &[Span],
-    output: &mut Vec<u8>,
-    counts: &mut Counts,
-) {
+fn apply(rules: &Rules, record: &[u8], spans: &[Span], output: &mut Vec<u8>, counts: &mut Counts) {
     let mut copied = 0;
     for span in spans {
         let name = rules.name(span.rule);

@@ -67,6 +67,9 @@ const TABLE: &[Row] = &[
           form: Form::Key(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----") },
     Row { name: "anthropic_key", trigger: r"sk-ant-[A-Za-z0-9_-]{8}",
           form: Form::Shape(r"sk-ant-[A-Za-z0-9_-]{20,}", PLAIN) },
+    // A key that a title or a summary cut short is not for others either.
+    Row { name: "anthropic_key", trigger: r"sk-ant-[A-Za-z0-9_-]{8}",
+          form: Form::Shape(r"\b{start-half}sk-ant-[A-Za-z0-9_-]{12,}", mixed) },
     Row { name: "openrouter_key", trigger: r"sk-or-v1-[0-9a-f]{8}",
           form: Form::Shape(r"\b{start-half}sk-or-v1-[0-9a-f]{32,}", PLAIN) },
     Row { name: "openai_key", trigger: r"sk-[A-Za-z0-9_-]{20}",
@@ -86,7 +89,7 @@ const TABLE: &[Row] = &[
           trigger: r"(?i:secret[_ -]?access[_ -]?key|(?:aws|s3|minio|r2)[_ -]?secret[_ -]?key)",
           form: Form::Named(r"[A-Za-z0-9/+=]{32}[A-Za-z0-9/+=_.~%-]*") },
     Row { name: "azure_key",
-          trigger: r"(?i:account_?-?key|shared_?-?access_?-?key|storage_?-?(?:access_?-?)?key)",
+          trigger: r"(?i:account_?-?key|shared_?-?access_?-?key|azure_storage_(?:access_)?key)",
           form: Form::Named(r"[A-Za-z0-9/+]{40,}={0,2}") },
     Row { name: "azure_key", trigger: r"[?&6;]sig=[A-Za-z0-9%/+\\]{8}",
           form: Form::Inside(r"[?&;]sig=([A-Za-z0-9%/+]{40,}={0,2})", PLAIN) },
@@ -338,11 +341,15 @@ fn digit_or_upper(text: &[u8]) -> bool {
     has(text, u8::is_ascii_digit) || has(text, u8::is_ascii_uppercase)
 }
 
+/// Three letters and a dash are soon found in noise: a run beyond any key of that prefix is
+/// noise, and what the narrow rule finds in it is enough. Keys have up to 164 characters today.
+const OPENAI_KEY_BYTES_MAX: usize = 256;
+
 fn openai(key: &[u8]) -> bool {
     let known: [&[u8]; 4] = [b"sk-proj-", b"sk-svcacct-", b"sk-admin-", b"sk-None-"];
     match known.iter().find_map(|prefix| key.strip_prefix(*prefix)) {
         Some(rest) => digit_or_upper(rest),
-        None => mixed(key),
+        None => mixed(key) && key.len() <= OPENAI_KEY_BYTES_MAX,
     }
 }
 

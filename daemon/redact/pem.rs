@@ -12,9 +12,16 @@ const LINE_MIN: usize = 16;
 /// with their line numbers fit; a sentence after a header that was only mentioned does not count.
 const GAP_MAX: usize = 96;
 
-/// How many letters between header and end line make a key, however short its lines. Two markers
-/// named one after the other in source code have a word between them at most.
-const MATERIAL_MIN: usize = 8;
+/// The first line is longer than that and holds letters of every kind, unlike the path that
+/// follows a header in `grep -r '-----BEGIN …' /some/folder`.
+const FIRST_LINE_MIN: usize = 24;
+
+/// Letters in a row between header and end line that make a key, however short its lines. Prose
+/// that names the two markers one after the other has shorter words between them.
+const SHORT_LINE_MIN: usize = 12;
+
+/// The same where the header line really ends with a line break, as it does in no prose.
+const BROKEN_LINE_MIN: usize = 3;
 
 const END: &[u8] = b"-----END";
 
@@ -38,21 +45,31 @@ pub(crate) fn body(text: &[u8], from: usize) -> Body {
     let mut at = from;
     let mut last = from;
     let mut material = 0;
-    let mut loose = 0;
+    let mut longest = 0;
+    let broken = matches!(text.get(from), Some(b'\n' | b'\r'));
+    let longest_min = if broken { BROKEN_LINE_MIN } else { SHORT_LINE_MIN };
     while at < text.len() && at - last <= GAP_MAX {
         if text[at..].starts_with(END) {
-            let key = material + loose >= MATERIAL_MIN;
-            return if key { Body::Until(end_of_line(text, at + END.len())) } else { Body::Nothing };
+            let key = material > 0 || longest >= longest_min;
+            return if key {
+                Body::Until(end_of_line(text, at + END.len()))
+            } else {
+                Body::Nothing
+            };
         }
         let line = text[at..].iter().take_while(|&&byte| is_base64(byte)).count();
         if line > 0 {
             at += line;
             // The last line may be short, but then it is padded.
-            if line >= LINE_MIN || (material > 0 && text[at - 1] == b'=') {
+            let is_line = match material {
+                0 => is_first_line(&text[at - line..at]),
+                _ => line >= LINE_MIN || text[at - 1] == b'=',
+            };
+            if is_line {
                 last = at;
                 material += line;
             } else {
-                loose += line;
+                longest = longest.max(line);
             }
         } else if is_gap(text[at]) {
             at += 1;
@@ -64,6 +81,13 @@ pub(crate) fn body(text: &[u8], from: usize) -> Body {
         return Body::Open(last);
     }
     if material == 0 { Body::Nothing } else { Body::Until(last) }
+}
+
+fn is_first_line(line: &[u8]) -> bool {
+    line.len() >= FIRST_LINE_MIN
+        && line.iter().any(u8::is_ascii_uppercase)
+        && line.iter().any(u8::is_ascii_lowercase)
+        && line.iter().any(u8::is_ascii_digit)
 }
 
 fn is_base64(byte: u8) -> bool {
@@ -100,7 +124,12 @@ mod tests {
         let open = format!("\n    2\u{2192}{LINE}\n    3\u{2192}{LINE}\n");
         assert_eq!(body(open.as_bytes(), 0), Body::Open(open.len() - 1));
         assert_eq!(body(b"\", \"-----END PRIVATE KEY-----\")", 0), Body::Nothing);
-        assert_eq!(body(b" is how the header of such a key looks (see the manual)", 0), Body::Nothing);
+        assert_eq!(
+            body(b" is how the header of such a key looks (see the manual)", 0),
+            Body::Nothing
+        );
+        assert_eq!(body(b"' /home/dev/Project/source/folder", 0), Body::Open(0));
+        assert_eq!(body(b"\nfake\n-----END PRIVATE KEY-----.", 0), Body::Until(31));
         assert_eq!(body(b"", 0), Body::Open(0));
     }
 }

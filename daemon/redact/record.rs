@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::escape::Unescaped;
+use super::escape::{self, Unescaped};
 use super::outline;
 use super::patterns::{Rules, Span};
 use super::pem::Body;
@@ -85,6 +85,11 @@ impl Search<'_> {
     fn text(&mut self, text: &[u8], level: usize) -> Vec<Span> {
         let mut spans = self.plain(text);
         if level < LEVELS_MAX && memchr(b'\\', text).is_some() {
+            // A torn record is JSON all the same once its rest has come: no escape may be divided
+            // by a replacement (`\npm_…` begins with a line break, or with a token of npm).
+            for span in &mut spans {
+                span.start = escape::boundary_at_or_after(text, span.start);
+            }
             spans.extend(self.unescaped(text, level));
         }
         spans
