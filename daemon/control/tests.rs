@@ -332,7 +332,7 @@ struct Running {
     directory: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), ServeError>>,
-    _file: SocketFile,
+    _file: super::socket::SocketFile,
 }
 
 impl Running {

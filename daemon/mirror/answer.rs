@@ -321,9 +321,11 @@ impl Engine {
         let mut counts = SessionCounts { excluded: self.excluded.len() as u64, ..Default::default() };
         let mut pending = Pending::default();
         let mut oldest: Option<&str> = None;
+        let mut stored_bytes = 0;
         let mut problems: Vec<api::Problem> = self.problems.values().cloned().collect();
         for (key, record) in &self.state.state().sessions {
             let live = self.live.get(key);
+            stored_bytes += record.totals.bytes;
             if !record.superseded {
                 counts.total += 1;
                 counts.live += u64::from(self.session_state(key, record) == SessionState::Live);
@@ -360,6 +362,7 @@ impl Engine {
             redact: self.settings.redact,
             roots: self.roots.clone(),
             sessions: counts,
+            stored_bytes,
             pending,
             last_stored_at: self.last_stored_at.clone(),
             problems,

@@ -18,7 +18,7 @@ mod replay;
 mod send;
 
 #[cfg(test)]
-// mod model;
+mod model;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::cmp::Reverse;
