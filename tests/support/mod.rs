@@ -14,7 +14,7 @@ mod tests;
 pub(crate) mod writers;
 
 /// Time between two looks at a condition: short beside every deadline, long beside what a look costs.
-const POLL: Duration = Duration::from_millis(10);
+pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// How long a test waits for something that should take a moment. Generous, because debug builds share two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

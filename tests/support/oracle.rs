@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -76,9 +76,23 @@ impl Stored {
 impl Bucket {
     /// Reads a `<bucket>/<project>` directory. One that is not there is empty.
     pub(crate) fn read(root: &Path) -> Bucket {
+        Bucket::of_files(root, super::home::files_below(root))
+    }
+
+    /// Reads only the generations of one session.
+    pub(crate) fn read_one(root: &Path, harness: &str, id: &str) -> Bucket {
+        let folder = root.join("sessions").join(harness);
+        let is = |name: &str| name == id || name.strip_prefix(id).is_some_and(|rest| rest.starts_with('~'));
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let dirs = entries.filter(|entry| is(&entry.file_name().to_string_lossy()));
+        let files = dirs.flat_map(|entry| super::home::files_below(&entry.path())).collect();
+        Bucket::of_files(root, files)
+    }
+
+    fn of_files(root: &Path, files: Vec<(PathBuf, Vec<u8>)>) -> Bucket {
         let mut bucket = Bucket::default();
         let mut folders: BTreeMap<(String, String), (Vec<Part>, Option<Vec<u8>>)> = BTreeMap::new();
-        for (path, body) in super::home::files_below(root) {
+        for (path, body) in files {
             let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
             let names: Vec<&str> = relative.split('/').collect();
             let ["sessions", harness, id, name] = names[..] else {

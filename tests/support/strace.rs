@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::home::Home;
 
@@ -20,6 +21,12 @@ const HELD_MICROSECONDS: u32 = 4000;
 
 /// The calls that are held: those that make things durable or visible. Plain opens for reading are not worth the wait.
 const HELD: &str = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,openat";
+
+/// Time between two looks at strace's record.
+const LOOK: Duration = Duration::from_micros(300);
+
+/// How long a run may take from its start to the gate: each gate is held for some milliseconds.
+pub(crate) const TO_THE_GATE: Duration = Duration::from_secs(60);
 
 /// strace's record of one run.
 #[derive(Debug)]
@@ -75,6 +82,19 @@ impl Record {
         }
         // strace writes a call's arguments before it lets the call go on; the rest of the line comes afterwards.
         self.gates + usize::from(is_gate(&self.partial, &self.below))
+    }
+
+    /// Waits for a gate, looking far more often than a gate is held; `false` when `over` says that none will come.
+    pub(crate) fn reaches(&mut self, gate: usize, mut over: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + TO_THE_GATE;
+        while self.gates() < gate {
+            if over() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "gate {gate} was not reached");
+            std::thread::sleep(LOOK);
+        }
+        true
     }
 
     /// Every call that was recorded, as text.
