@@ -82,7 +82,9 @@ impl Bucket {
     /// Reads only the generations of one session.
     pub(crate) fn read_one(root: &Path, harness: &str, id: &str) -> Bucket {
         let folder = root.join("sessions").join(harness);
-        let is = |name: &str| name == id || name.strip_prefix(id).is_some_and(|rest| rest.starts_with('~'));
+        let is = |name: &str| {
+            name == id || name.strip_prefix(id).is_some_and(|rest| rest.starts_with('~'))
+        };
         let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
         let dirs = entries.filter(|entry| is(&entry.file_name().to_string_lossy()));
         let files = dirs.flat_map(|entry| super::home::files_below(&entry.path())).collect();
