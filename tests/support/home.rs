@@ -36,12 +36,6 @@ impl Home {
         Home { dir, path }
     }
 
-    /// Keeps the directory for a look after a failure.
-    pub(crate) fn keep(&mut self) -> &Path {
-        self.dir.disable_cleanup(true);
-        &self.path
-    }
-
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -132,6 +126,16 @@ pub(crate) fn said(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+impl Drop for Home {
+    /// `TRACECRAFT_KEEP` set: the home of a failed test stays for a look.
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("TRACECRAFT_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            println!("kept: {}", self.path.display());
+        }
+    }
 }
 
 /// All regular files below a directory with their content, sorted by path; links are not followed.

@@ -50,6 +50,9 @@ struct Part {
     body: Vec<u8>,
 }
 
+/// Parts and manifest of one session directory, unread.
+type Folder = (Vec<Part>, Option<Vec<u8>>);
+
 impl Stored {
     /// The id without a generation, and the generation.
     pub(crate) fn base(&self) -> (&str, u32) {
@@ -93,7 +96,7 @@ impl Bucket {
 
     fn of_files(root: &Path, files: Vec<(PathBuf, Vec<u8>)>) -> Bucket {
         let mut bucket = Bucket::default();
-        let mut folders: BTreeMap<(String, String), (Vec<Part>, Option<Vec<u8>>)> = BTreeMap::new();
+        let mut folders: BTreeMap<(String, String), Folder> = BTreeMap::new();
         for (path, body) in files {
             let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
             let names: Vec<&str> = relative.split('/').collect();
