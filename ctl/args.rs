@@ -110,12 +110,13 @@ Examples:
 /// Read a session: the conversation, or with --raw the stored bytes.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-The conversation is printed as it comes, shortened where it is long (tool results, thinking); --raw has every byte, as it
-is stored, and adds or escapes nothing, not even on a terminal. --json prints one JSON document a line: the session, then
-the entries of the conversation in full, then the counts.
+The conversation is printed as it comes, shortened where it is long (tool
+results, thinking). --raw has every byte as it is stored and escapes nothing,
+not even on a terminal. --json prints one JSON document a line: the session,
+then the entries of the conversation in full, then the counts.
 
 Examples:
-  tracecraftctl show 3f2a | less -R
+  tracecraftctl show 3f2a | less
   tracecraftctl show 3f2a --tail 20
   tracecraftctl show 3f2a --raw > session.jsonl")]
 pub(crate) struct Show {

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use hyper::Method;
-use serde_json::json;
+use serde::Serialize;
 use tracecraft::api::{SESSION_HEADER, Session, route};
 
 use crate::args::Show;
@@ -16,7 +16,7 @@ use crate::lines::{Line, Splitter};
 use crate::page::Page;
 use crate::render;
 use crate::terminal::{Output, Terminal};
-use crate::transcript::{Reader, Record};
+use crate::transcript::{Entry, Reader, Record};
 
 /// A record that is larger is named and not read: no person reads it, and reading it would cost its size in memory.
 const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -110,6 +110,23 @@ async fn printed(
     Ok(())
 }
 
+/// A line of `show --json`: `{"session": …}`, then `{"entry": …}` for each, then `{"end": …}`.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Document<'a> {
+    /// Whose conversation it is: the shape of the control API.
+    Session(&'a Session),
+    Entry(&'a Entry),
+    /// How many records there were, how many of them had no conversation or could not be read (or were larger than the
+    /// limit), and whether the stream came to its proper end.
+    End {
+        records: u64,
+        silent: u64,
+        unreadable: u64,
+        whole: bool,
+    },
+}
+
 /// One JSON document a line: the session, the entries, the counts.
 struct JsonPrinter<'a, W> {
     out: &'a mut W,
@@ -120,7 +137,7 @@ struct JsonPrinter<'a, W> {
 
 impl<W: Write> Printer for JsonPrinter<'_, W> {
     fn begin(&mut self, session: &Session) -> io::Result<()> {
-        writeln!(self.out, "{}", render::json_line(&json!({ "session": session })))
+        writeln!(self.out, "{}", render::json_line(&Document::Session(session)))
     }
 
     fn record(&mut self, reader: &mut Reader, line: Line<'_>) -> io::Result<()> {
@@ -130,7 +147,7 @@ impl<W: Write> Printer for JsonPrinter<'_, W> {
             Line::Whole(bytes) => match reader.read(bytes) {
                 Record::Said(entries) => {
                     for entry in entries {
-                        writeln!(self.out, "{}", render::json_line(&json!({ "entry": entry })))?;
+                        writeln!(self.out, "{}", render::json_line(&Document::Entry(&entry)))?;
                     }
                 }
                 Record::Silent => self.silent += 1,
@@ -145,13 +162,13 @@ impl<W: Write> Printer for JsonPrinter<'_, W> {
     }
 
     fn end(&mut self, whole: bool) -> io::Result<()> {
-        let end = json!({
-            "records": self.records,
-            "silent": self.silent,
-            "unreadable": self.unreadable,
-            "whole": whole,
-        });
-        writeln!(self.out, "{}", render::json_line(&json!({ "end": end })))?;
+        let end = Document::End {
+            records: self.records,
+            silent: self.silent,
+            unreadable: self.unreadable,
+            whole,
+        };
+        writeln!(self.out, "{}", render::json_line(&end))?;
         self.out.flush()
     }
 }

@@ -87,7 +87,7 @@ fn json_has_the_session_the_entries_in_full_and_the_counts() {
     printer.end(false).unwrap();
     let lines = String::from_utf8(out).unwrap();
     let expected = concat!(
-        r#"{"entry":{"aside":false,"at":"2026-06-21T00:00:00Z","kind":"message","text":"hi\u009b","who":"user"}}"#,
+        r#"{"entry":{"kind":"message","who":"user","at":"2026-06-21T00:00:00Z","aside":false,"text":"hi\u009b"}}"#,
         "\n",
         r#"{"end":{"records":3,"silent":1,"unreadable":1,"whole":false}}"#,
         "\n"

@@ -2,7 +2,8 @@
 //!
 //! Everything that both programs must agree on lives here and nowhere else; `tracecraftctl` sees nothing of the daemon but
 //! this module and [`crate::paths`]. HTTP/1.1 with JSON bodies over a Unix socket. Additions to a shape are compatible and
-//! do not change [`PROTOCOL`]; a removal or a change of meaning does.
+//! do not change [`PROTOCOL`]; a removal or a change of meaning does, and so does a new variant of a state, a phase or a
+//! coverage, which an older client could not read.
 
 use std::collections::BTreeMap;
 

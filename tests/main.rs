@@ -1,3 +1,27 @@
-//! Table of contents of the tests: one file a kind of promise.
+//! Table of contents of the tests: one file a kind of promise, all of them kept by the real binaries.
+//!
+//! They know the documented interface (flags, files, exit codes, the bucket's layout) and nothing of the code behind it.
+//! Long campaigns are `#[ignore]`d: `cargo test --test main -- --ignored live_run` and so on. `TRACECRAFT_SAMPLES` names the
+//! folder of sample transcripts; `TRACECRAFT_SEED` repeats a campaign; `TRACECRAFT_LIVE_SECONDS` sets its length.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests say what they skipped and did"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these files belong to the tests, not to the program"
+)]
 
+mod support;
+
+mod bad_input;
 mod ctl;
+mod hostile;
+mod kill;
+mod live;
+mod memory;
+mod once;
+mod sacred;
+mod service_life;

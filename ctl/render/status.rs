@@ -70,11 +70,14 @@ fn phase(phase: Phase) -> &'static str {
 }
 
 fn stored(status: &Status, terminal: &Terminal) -> String {
-    let when = match seconds_since(status.last_stored_at.as_deref(), terminal) {
-        Some(seconds) => format!("the last of it {} ago", text::age(seconds)),
-        None => "nothing yet".to_owned(),
-    };
-    format!("{}, {when}", text::bytes(status.stored_bytes))
+    match seconds_since(status.last_stored_at.as_deref(), terminal) {
+        Some(seconds) => {
+            let age = text::age(seconds);
+            format!("{}, the last of it {age} ago", text::bytes(status.stored_bytes))
+        }
+        None if status.stored_bytes == 0 => "nothing yet".to_owned(),
+        None => text::bytes(status.stored_bytes),
+    }
 }
 
 fn pending(status: &Status, terminal: &Terminal) -> String {

@@ -43,6 +43,9 @@ pub(super) const LONG_TIMEOUT: Duration = Duration::from_secs(600);
 /// Replays under way together. Each holds some chunks in memory for as long as its reader likes (a pager, for instance).
 pub(super) const REPLAYS_MAX: usize = 8;
 
+/// For the first bytes of a replay, which may have to be found in a bucket far away. The client waits a little longer.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(100);
+
 /// Largest body of a request. No route needs one; this is what is read and ignored.
 pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
 
@@ -59,6 +62,7 @@ pub(crate) struct ControlService {
 #[derive(Clone)]
 struct Stacks {
     quick: Stack,
+    replay: Stack,
     long: Stack,
 }
 
@@ -77,8 +81,11 @@ impl ControlService {
                 .service(service_fn(move |route| answer(mirror.clone(), replays.clone(), route)));
             BoxCloneSyncService::new(inner)
         };
-        let stacks =
-            Stacks { quick: stack(QUICK_MAX, QUICK_TIMEOUT), long: stack(LONG_MAX, LONG_TIMEOUT) };
+        let stacks = Stacks {
+            quick: stack(QUICK_MAX, QUICK_TIMEOUT),
+            replay: stack(REPLAYS_MAX, REPLAY_TIMEOUT),
+            long: stack(LONG_MAX, LONG_TIMEOUT),
+        };
         ControlService { stacks: Some(stacks) }
     }
 
@@ -100,7 +107,8 @@ impl ControlService {
             Route::Compact { .. } | Route::Stop { .. } | Route::Flush { .. } => {
                 (stacks.long, LONG_TIMEOUT)
             }
-            _ => (stacks.quick, QUICK_TIMEOUT),
+            Route::Content { .. } => (stacks.replay, REPLAY_TIMEOUT),
+            Route::Status | Route::List | Route::Start { .. } => (stacks.quick, QUICK_TIMEOUT),
         };
         stack.oneshot(route).await.map_err(|error| limited(&error, limit))
     }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -197,18 +198,23 @@ fn system(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Bin
 }
 
 /// Takes the rights of others from what is created, until it is dropped. The mask is the whole process's: what other threads
-/// create meanwhile is 0600 or 0700 anyway.
-struct PrivateUmask(Mode);
+/// create meanwhile is 0600 or 0700 anyway. One at a time, or the second would restore the mask of the first.
+struct PrivateUmask {
+    before: Mode,
+    _turn: MutexGuard<'static, ()>,
+}
 
 impl PrivateUmask {
     fn set() -> PrivateUmask {
-        PrivateUmask(rustix::process::umask(Mode::from_raw_mode(0o077)))
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        PrivateUmask { before: rustix::process::umask(Mode::from_raw_mode(0o077)), _turn: turn }
     }
 }
 
 impl Drop for PrivateUmask {
     fn drop(&mut self) {
-        rustix::process::umask(self.0);
+        rustix::process::umask(self.before);
     }
 }
 

@@ -1,0 +1,164 @@
+//! What it costs: memory for one huge session, and nothing at all when idle. Measured on the real binary, so release builds
+//! give the figures that count; both are `#[ignore]`d and run by `.ci`.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::support::daemon::{Daemon, ctl_ok};
+use crate::support::home::{Home, age, files_below};
+use crate::support::oracle::Bucket;
+use crate::support::planted::record;
+use crate::support::{skipped, try_wait_for, wait_for};
+
+/// The size of the huge session, and the most memory that reading it may take.
+const HUGE: u64 = 400 << 20;
+const RESIDENT_MAX: u64 = 64 << 20;
+
+/// The idle daemon: how many sessions it knows, how long it is watched, and the processor time it may take.
+const SESSIONS: u64 = 3000;
+const WATCHED: Duration = Duration::from_secs(60);
+const PROCESSOR_MAX: f64 = 0.1;
+
+/// A field of `/proc/<pid>/status` in bytes.
+fn status_bytes(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// User and system time of a process in clock ticks (1/100 s).
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in parentheses may hold anything; the fields after it are plain.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Writes a session of about `bytes` bytes in records of some 4 KB, one in a hundred much larger.
+fn write_huge(path: &Path, id: &str, bytes: u64) -> u64 {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut file = std::io::BufWriter::new(fs::File::create(path).unwrap());
+    let text = "the quick brown fox jumps over the lazy dog ".repeat(90);
+    let long = text.repeat(50);
+    let (mut written, mut serial) = (0, 0);
+    while written < bytes {
+        serial += 1;
+        let text = if serial % 100 == 0 { &long } else { &text };
+        let record = record("claude-code", id, "/home/dev/works/huge", serial, text);
+        file.write_all(&record).unwrap();
+        written += record.len() as u64;
+    }
+    file.into_inner().unwrap();
+    age(path);
+    written
+}
+
+#[test]
+#[ignore = "writes some 800 MB; .ci runs it"]
+fn t24_a_session_of_400_mb_takes_at_most_64_mb_of_memory() {
+    if !Path::new("/proc/self/status").exists() {
+        return skipped("the memory test", "there is no /proc");
+    }
+    let home = Home::new();
+    let id = "4aa00000-0000-4000-8000-000000000400";
+    let size = write_huge(&home.claude_code("/home/dev/works/huge", id), id, HUGE);
+    let started = Instant::now();
+    let mut daemon = Daemon::spawn(&home, &["--once"]);
+    let mut peak = 0;
+    let limit = Duration::from_secs(600);
+    let status = try_wait_for(limit, || {
+        peak = peak.max(status_bytes(daemon.pid(), "VmHWM:").unwrap_or(0));
+        daemon.exited()
+    });
+    let status = status.expect("400 MB within ten minutes");
+    assert!(status.success(), "{}", daemon.said());
+    println!(
+        "memory: {} MB in {:.1} s, peak resident {:.1} MB",
+        size >> 20,
+        started.elapsed().as_secs_f64(),
+        peak as f64 / 1048576.0
+    );
+    let bucket = Bucket::read(&home.bucket());
+    assert_eq!(bucket.faults_at_rest(), Vec::<String>::new());
+    assert_eq!(bucket.sessions[0].by_manifest.len() as u64, size);
+    assert!(peak > 0 && peak <= RESIDENT_MAX, "peak resident {peak} bytes");
+    compact_and_show(&home, id, size);
+}
+
+/// Merging and replaying the huge session stay within the limit too.
+fn compact_and_show(home: &Home, id: &str, size: u64) {
+    let daemon = Daemon::start(home, &["--interval", "1s"]);
+    ctl_ok(home, &["compact", id]);
+    let raw = ctl_ok(home, &["show", id, "--raw"]);
+    assert_eq!(raw.len() as u64, size);
+    let peak = status_bytes(daemon.pid(), "VmHWM:").unwrap();
+    println!("memory: compact and show, peak resident {:.1} MB", peak as f64 / 1048576.0);
+    assert!(peak <= RESIDENT_MAX, "peak resident {peak} bytes");
+}
+
+/// Path and modification time of all the program's files.
+fn times(home: &Home) -> Vec<(String, SystemTime)> {
+    let files = files_below(&home.path().join(".local")).into_iter();
+    files
+        .map(|(path, _)| {
+            (path.display().to_string(), fs::metadata(&path).unwrap().modified().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "watches an idle daemon for a minute; .ci runs it"]
+fn t25_t50_idle_with_3000_sessions_is_free() {
+    if !Path::new("/proc/self/stat").exists() {
+        return skipped("the idle test", "there is no /proc");
+    }
+    let home = Home::new();
+    for number in 0..SESSIONS {
+        let id = format!("{number:08x}-0000-4000-8000-000000003000");
+        let cwd = format!("/home/dev/works/project-{}", number % 60);
+        let lines: Vec<u8> =
+            (0..8).flat_map(|n| record("claude-code", &id, &cwd, n, "some words")).collect();
+        home.place(&home.claude_code(&cwd, &id), &lines);
+    }
+    let started = Instant::now();
+    let mut daemon = Daemon::spawn(&home, &[]);
+    daemon.wait_ready(&home);
+    ctl_ok(&home, &["flush"]);
+    println!("idle: {SESSIONS} sessions stored in {:.1} s", started.elapsed().as_secs_f64());
+    assert_eq!(Bucket::read(&home.bucket()).sessions.len() as u64, SESSIONS);
+    quiet(&home, daemon.pid());
+    let (before, files) = (ticks(daemon.pid()), times(&home));
+    let watched = Instant::now();
+    wait_for_the_end_of(watched);
+    let seconds = (ticks(daemon.pid()) - before) as f64 / 100.0;
+    println!(
+        "idle: {seconds:.2} s of processor time in {:.0} s, resident {:.1} MB",
+        watched.elapsed().as_secs_f64(),
+        status_bytes(daemon.pid(), "VmRSS:").unwrap_or(0) as f64 / 1048576.0
+    );
+    assert_eq!(files, times(&home), "an idle daemon wrote something");
+    assert!(seconds <= PROCESSOR_MAX, "{seconds} s of processor time");
+    assert!(daemon.exited().is_none());
+}
+
+/// Waits until the daemon has come to rest after the flush: no processor time within two seconds.
+fn quiet(home: &Home, pid: u32) {
+    let mut last = (ticks(pid), Instant::now());
+    wait_for("the daemon to come to rest", || {
+        let now = ticks(pid);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_secs(2)).then_some(())
+    });
+    assert!(home.state_dir().exists());
+}
+
+/// The minute is what is measured; there is no condition to wait for.
+fn wait_for_the_end_of(started: Instant) {
+    let limit = WATCHED + Duration::from_secs(1);
+    try_wait_for(limit, || (started.elapsed() >= WATCHED).then_some(()));
+}

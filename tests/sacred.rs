@@ -1,0 +1,118 @@
+//! Sources are sacred: nothing under an agent's directory is created, changed, locked or touched, and transcripts are opened
+//! so that neither a link nor a FIFO can hurt.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::support::daemon::{Daemon, ctl, ctl_ok};
+use crate::support::home::Home;
+use crate::support::oracle::{Bucket, snapshot};
+use crate::support::planted::Planted;
+use crate::support::strace::{self, Record};
+use crate::support::writers::Transcript;
+use crate::support::{skipped, wait_for};
+
+/// A home with two sessions of each harness.
+fn scene(planted: &Planted) -> (Home, Vec<Transcript>) {
+    let home = Home::new();
+    let mut transcripts = Vec::new();
+    for (harness, number) in [("claude-code", 0), ("codex", 1), ("openclaw", 2), ("claude-code", 3)]
+    {
+        let mut transcript = Transcript::new(&home, harness, number, 5);
+        transcript.grow(planted, 5);
+        transcripts.push(transcript);
+    }
+    (home, transcripts)
+}
+
+fn roots(home: &Home) -> BTreeMap<PathBuf, BTreeMap<String, String>> {
+    let roots = home.agent_roots().into_iter();
+    roots.map(|root| (root.clone(), snapshot(&root, &[]))).collect()
+}
+
+/// The record shows reading below every root, with the flags that make it harmless, and no change.
+fn assert_only_read(home: &Home, record: &Record) {
+    for root in home.agent_roots() {
+        let changes = record.changes_below(&root);
+        assert!(changes.is_empty(), "changes below {}:\n{}", root.display(), changes.join("\n"));
+        let opens = record.opens_below(&root);
+        let transcripts: Vec<_> = opens.iter().filter(|line| line.contains(".jsonl\"")).collect();
+        assert!(
+            !transcripts.is_empty(),
+            "strace saw no transcript opened below {}",
+            root.display()
+        );
+        for line in transcripts {
+            let harmless = ["O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_RDONLY"];
+            assert!(harmless.iter().all(|flag| line.contains(flag)), "{line}");
+        }
+    }
+}
+
+#[test]
+fn once_leaves_the_agents_directories_exactly_as_they_were() {
+    let (home, _) = scene(&Planted::exact_only(5));
+    let before = roots(&home);
+    home.once();
+    assert_eq!(Bucket::read(&home.bucket()).sessions.len(), 4);
+    assert_eq!(before, roots(&home));
+}
+
+#[test]
+fn once_opens_transcripts_only_to_read() {
+    if let Err(why) = strace::usable() {
+        return skipped("once_opens_transcripts_only_to_read", &why);
+    }
+    let (home, _) = scene(&Planted::exact_only(5));
+    let mut command = home.tracecraftd();
+    command.arg("--once");
+    let (command, record) = strace::traced(&home, &command, false);
+    let mut daemon = Daemon::spawn_command(&home, command);
+    let status = wait_for("--once under strace", || daemon.exited());
+    assert!(status.success(), "{}", daemon.said());
+    assert_only_read(&home, &record);
+}
+
+#[test]
+fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
+    if let Err(why) = strace::usable() {
+        return skipped("a_live_daemon_opens_transcripts_only_to_read", &why);
+    }
+    let planted = Planted::exact_only(6);
+    let (home, mut transcripts) = scene(&planted);
+    let mut command = home.tracecraftd();
+    command.args(["--interval", "100ms"]);
+    let (command, record) = strace::traced(&home, &command, false);
+    let mut daemon = Daemon::spawn_command(&home, command);
+    daemon.wait_ready(&home);
+    for round in 0..5 {
+        transcripts.iter_mut().for_each(|transcript| transcript.grow(&planted, 2));
+        if round == 2 {
+            transcripts[3].replace(&planted);
+        }
+        ctl_ok(&home, &["flush"]);
+    }
+    // Also the verbs that look at sessions must leave their sources alone.
+    let before = roots(&home);
+    for transcript in &transcripts {
+        ctl(&home, &["show", &transcript.id, "--raw"]);
+        ctl(&home, &["compact", &transcript.id]);
+        ctl(&home, &["stop", &transcript.id]);
+    }
+    wait_for("no transcript to be held open", || {
+        held_open(&home, daemon.pid()).is_empty().then_some(())
+    });
+    assert_eq!(daemon.term().code(), Some(0), "{}", daemon.said());
+    assert_eq!(before, roots(&home));
+    assert_only_read(&home, &record);
+}
+
+/// Regular files below an agent's directory that a process holds open.
+fn held_open(home: &Home, pid: u32) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let roots = home.agent_roots();
+    targets
+        .filter(|path| roots.iter().any(|root| path.starts_with(root)) && path.is_file())
+        .collect()
+}

@@ -1,0 +1,261 @@
+//! A scratch home: where the agents keep their transcripts, where the program keeps its own files, and commands that run in it.
+//!
+//! Owns names and places as the documents give them; knows nothing of what is in a bucket. The real home is never touched:
+//! every command starts from an empty environment with only `PATH` and this `HOME`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+/// A transcript that was laid out, and what its session must hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Laid {
+    pub(crate) harness: &'static str,
+    /// The id where the documents leave no doubt about it.
+    pub(crate) id: Option<String>,
+    pub(crate) path: PathBuf,
+    /// What an agent would read there (decompressed).
+    pub(crate) content: Vec<u8>,
+}
+
+/// A home directory of its own, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: TempDir,
+    path: PathBuf,
+}
+
+impl Home {
+    pub(crate) fn new() -> Home {
+        let dir = tempfile::Builder::new().prefix("tcr").tempdir().unwrap();
+        // The program reports canonical paths, and on some systems the temporary directory is behind a link.
+        let path = dir.path().canonicalize().unwrap();
+        Home { dir, path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.path.join(".local/state/tracecraft")
+    }
+
+    pub(crate) fn bucket(&self) -> PathBuf {
+        self.path.join(".local/share/tracecraft/bucket")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.state_dir().join("run/tracecraftd.sock")
+    }
+
+    /// The directories that are sacred: nothing below them may be changed by the program.
+    pub(crate) fn agent_roots(&self) -> Vec<PathBuf> {
+        [".claude", ".codex", ".openclaw"].iter().map(|name| self.path.join(name)).collect()
+    }
+
+    pub(crate) fn tracecraftd(&self) -> Command {
+        self.command(env!("CARGO_BIN_EXE_tracecraftd"))
+    }
+
+    pub(crate) fn tracecraftctl(&self) -> Command {
+        self.command(env!("CARGO_BIN_EXE_tracecraftctl"))
+    }
+
+    /// Any program in this home, with an environment of `PATH` and `HOME`.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("HOME", &self.path).current_dir(&self.path);
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+    }
+
+    /// Runs `tracecraftd --once` with more arguments.
+    pub(crate) fn once_with(&self, arguments: &[&str]) -> Output {
+        self.tracecraftd().arg("--once").args(arguments).output().unwrap()
+    }
+
+    /// Runs `tracecraftd --once`, which must succeed.
+    pub(crate) fn once(&self) -> Output {
+        let output = self.once_with(&[]);
+        assert!(output.status.success(), "--once failed: {}", said(&output));
+        output
+    }
+
+    /// Where Claude Code keeps a session that was started in `cwd`.
+    pub(crate) fn claude_code(&self, cwd: &str, stem: &str) -> PathBuf {
+        let key: String =
+            cwd.encode_utf16().map(|unit| ascii_alphanumeric(unit).unwrap_or('-')).collect();
+        self.path.join(".claude/projects").join(key).join(format!("{stem}.jsonl"))
+    }
+
+    /// Where Codex keeps a thread of a fixed day.
+    pub(crate) fn codex(&self, id: &str) -> PathBuf {
+        self.path
+            .join(".codex/sessions/2026/01/02")
+            .join(format!("rollout-2026-01-02T03-04-05-{id}.jsonl"))
+    }
+
+    /// Where OpenClaw kept a session of its agent `main`.
+    pub(crate) fn openclaw(&self, stem: &str) -> PathBuf {
+        self.path.join(".openclaw/agents/main/sessions").join(format!("{stem}.jsonl"))
+    }
+
+    /// Writes a transcript that looks as if it had been quiet for an hour.
+    pub(crate) fn place(&self, path: &Path, content: &[u8]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        age(path);
+    }
+}
+
+/// Makes a file look as if it had last been written an hour ago, so that nothing waits for its writer.
+pub(crate) fn age(path: &Path) {
+    let then = SystemTime::now() - Duration::from_secs(3600);
+    fs::File::options().append(true).open(path).unwrap().set_modified(then).unwrap();
+}
+
+/// Exit status and both streams of a finished program, for failure texts.
+pub(crate) fn said(output: &Output) -> String {
+    format!(
+        "{}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+impl Drop for Home {
+    /// `TRACECRAFT_KEEP` set: the home of a failed test stays for a look.
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("TRACECRAFT_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            println!("kept: {}", self.path.display());
+        }
+    }
+}
+
+/// All regular files below a directory with their content, sorted by path; links are not followed.
+pub(crate) fn files_below(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else if kind.is_file()
+                && let Ok(content) = fs::read(entry.path())
+            {
+                // A file may be gone between listing and reading while a daemon runs.
+                found.push((entry.path(), content));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn ascii_alphanumeric(unit: u16) -> Option<char> {
+    char::from_u32(u32::from(unit)).filter(char::is_ascii_alphanumeric)
+}
+
+/// The sample transcripts, laid out as the agents would, or `None` when `TRACECRAFT_SAMPLES` is not set.
+pub(crate) fn lay_out_samples(home: &Home) -> Option<Vec<Laid>> {
+    let samples = PathBuf::from(std::env::var_os("TRACECRAFT_SAMPLES")?);
+    let mut laid = Vec::new();
+    lay_out_claude_code(home, &samples, &mut laid);
+    lay_out_codex(home, &samples, &mut laid);
+    lay_out_openclaw(home, &samples, &mut laid);
+    assert!(laid.len() > 50, "only {} transcripts found in {}", laid.len(), samples.display());
+    Some(laid)
+}
+
+fn lay_out_claude_code(home: &Home, samples: &Path, laid: &mut Vec<Laid>) {
+    let mut stems = std::collections::BTreeSet::new();
+    for (from, content) in jsonl(&samples.join("claude-code")) {
+        let folder = from.strip_prefix(samples).unwrap().components().nth(1).unwrap();
+        let cwd = format!("/home/dev/works/{}", folder.as_os_str().to_str().unwrap());
+        let mut stem = from.file_stem().unwrap().to_str().unwrap().to_owned();
+        while !stems.insert(stem.clone()) {
+            stem.push_str("-again");
+        }
+        let path = home.claude_code(&cwd, &stem);
+        laid.push(Laid { harness: "claude-code", id: Some(stem), path, content });
+    }
+    let parent = "0d5f2f4e-6f0c-4c11-9d58-2f0f2a3c7b10";
+    let agent = laid[0].content.clone();
+    let path = home.claude_code("/home/dev/works/parent", parent);
+    let sub_agent = path.with_extension("").join("subagents/agent-a1b2c3d4.jsonl");
+    laid.push(Laid {
+        harness: "claude-code",
+        id: Some(parent.into()),
+        path,
+        content: agent.clone(),
+    });
+    laid.push(Laid { harness: "claude-code", id: None, path: sub_agent, content: agent });
+    laid.iter().for_each(|one| home.place(&one.path, &one.content));
+}
+
+fn lay_out_codex(home: &Home, samples: &Path, laid: &mut Vec<Laid>) {
+    for (number, (_, content)) in jsonl(&samples.join("codex")).into_iter().enumerate() {
+        let id = format!("01a20000-0000-7000-8000-{number:012x}");
+        let path = home.codex(&id);
+        home.place(&path, &content);
+        laid.push(Laid { harness: "codex", id: Some(id), path, content });
+    }
+    let real = samples.join("real/codex");
+    for (from, bytes) in files_below(&real) {
+        let path = home.path().join(".codex").join(from.strip_prefix(&real).unwrap());
+        home.place(&path, &bytes);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let Some(rollout) = name.strip_prefix("rollout-") else { continue };
+        let compressed = name.ends_with(".zst");
+        let content = if compressed { zstd::decode_all(&bytes[..]).unwrap() } else { bytes };
+        let id = rollout[20..].split('.').next().unwrap().to_owned();
+        // The documents do not say which id a file has that a revert began.
+        let id = Some(id).filter(|id| !id.contains('_'));
+        laid.push(Laid { harness: "codex", id, path, content });
+    }
+}
+
+fn lay_out_openclaw(home: &Home, samples: &Path, laid: &mut Vec<Laid>) {
+    let mut sources = jsonl(&samples.join("pi"));
+    sources.extend(jsonl(&samples.join("real/pi")));
+    sources.extend(jsonl(&samples.join("real/openclaw")));
+    for (from, content) in sources {
+        let stem = from.file_stem().unwrap().to_str().unwrap();
+        let path = home.openclaw(stem);
+        home.place(&path, &content);
+        laid.push(Laid { harness: "openclaw", id: Some(format!("main__{stem}")), path, content });
+    }
+}
+
+/// Files that lie where transcripts lie and are none; none of them may be mirrored.
+pub(crate) fn lay_out_decoys(home: &Home) -> Vec<PathBuf> {
+    let claude = home.claude_code("/home/dev/works/decoys", "6b1c7a52-0000-4000-8000-00000000dec0");
+    let openclaw = home.openclaw("6b1c7a52-0000-4000-8000-00000000dec0");
+    let decoys = vec![
+        home.path().join(".claude/history.jsonl"),
+        home.path().join(".codex/history.jsonl"),
+        home.path().join(".codex/session_index.jsonl"),
+        claude.with_extension("").join("resume-head.jsonl"),
+        claude.with_extension("jsonl.compact.tmp.0a1b2c3d"),
+        openclaw.with_extension("trajectory.jsonl"),
+        openclaw.with_extension("checkpoint.0d5f2f4e-6f0c-4c11-9d58-2f0f2a3c7b10.jsonl"),
+    ];
+    for path in &decoys {
+        home.place(path, b"{\"decoy\":\"not a transcript\"}\n");
+    }
+    decoys
+}
+
+fn jsonl(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = files_below(dir);
+    files.retain(|(path, _)| path.extension().is_some_and(|extension| extension == "jsonl"));
+    files
+}
