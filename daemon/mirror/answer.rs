@@ -423,7 +423,9 @@ impl Engine {
 impl Engine {
     /// Last flush: looks at whatever may have something new, then says in the manifests that the sessions ended.
     pub(super) fn begin_drain(&mut self) {
-        info!("draining: a second signal ends at once");
+        if !self.settings.once {
+            info!("draining: a second signal ends at once");
+        }
         self.phase = Phase::Stopping;
         self.drain_until = Some(Instant::now() + DRAIN_MAX);
         let taken = self.tools.hints.take();
@@ -473,9 +475,6 @@ impl Engine {
     }
 
     pub(super) fn is_finished(&mut self) -> bool {
-        if self.ended {
-            return true;
-        }
         if self.settings.once && self.phase != Phase::Stopping {
             if self.is_settled() {
                 self.begin_drain();

@@ -112,8 +112,8 @@ impl Engine {
             let Some(job) = self.new_send(&key) else { continue };
             self.live(&key).sending = true;
             self.sends += 1;
-            let (store, clock) = (self.tools.store.clone(), self.tools.clock.clone());
-            self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(store, clock, job).await)) }));
+            let tools = self.tools.clone();
+            self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(tools, job).await)) }));
         }
     }
 
@@ -144,9 +144,11 @@ impl Engine {
         for (part, at) in &sent.stored {
             changes.push(Change::Stored { key: key.clone(), seq: part.seq, at: at.clone() });
         }
-        if let Some((next_seq, totals)) = &sent.named {
+        if let Some((next_seq, totals, header)) = &sent.named {
+            // The record may have changed while the manifest was on its way.
+            let due = self.state.get(key).is_some_and(|record| !header.is_of(record));
             let (next_seq, totals) = (*next_seq, totals.clone());
-            changes.push(Change::Named { key: key.clone(), next_seq, totals });
+            changes.push(Change::Named { key: key.clone(), next_seq, totals, due });
         }
         if !self.commit(changes) {
             // Nothing has happened as far as we know: the same puts are made again, with the same bytes.
