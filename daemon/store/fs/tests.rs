@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 
 use super::super::suite::{bytes, read};
 use super::*;
