@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, ctl, ctl_ok, list, status};
-use crate::support::home::{Home, said};
+use crate::support::home::{Home, run, said};
 use crate::support::judge;
 use crate::support::oracle::{Bucket, parts};
 use crate::support::planted::Planted;
@@ -68,7 +68,7 @@ impl Scene {
 fn t33_a_second_daemon_exits_3_and_says_who_holds_the_lock() {
     let scene = Scene::new();
     let daemon = Daemon::start(&scene.home, &NEVER);
-    let output = scene.home.tracecraftd().output().unwrap();
+    let output = run(&mut scene.home.tracecraftd());
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     assert!(said(&output).contains(&daemon.pid().to_string()), "{}", said(&output));
     assert!(status(&scene.home).is_some(), "the first one goes on");
