@@ -1,3 +1,162 @@
-//! `tracecraftctl`: flags, exit code.
+//! `tracecraftctl`: one request to the daemon, one answer for a person or a program, one exit code.
+//!
+//! Standard output is data, standard error is talk. Everything that is known about the daemon comes over its socket; this
+//! program reads no state, no bucket and no transcript by itself.
 
-fn main() {}
+mod args;
+mod client;
+mod failure;
+mod lines;
+mod page;
+mod render;
+mod show;
+mod terminal;
+mod text;
+mod transcript;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use hyper::Method;
+use tracecraft::api::{Flushed, Progress, Session, SessionList, Status, exit, route};
+
+use crate::args::{Args, Verb};
+use crate::client::{Client, LONG_TIMEOUT, QUICK_TIMEOUT, STATUS_TIMEOUT};
+use crate::failure::Failure;
+use crate::render::compact::Meter;
+use crate::terminal::{Output, Terminal};
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // clap knows which of its messages are data (help, version) and which are talk.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+        }
+    };
+    let json = args.json;
+    match run(args) {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(failure) => ExitCode::from(report(&failure, json)),
+    }
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    // One request at a time: one thread is enough, and the program is there at once.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
+        .block_on(dispatch(args))
+}
+
+async fn dispatch(args: Args) -> Result<(), Failure> {
+    let environment = tracecraft::paths::Environment::of_process()
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let socket = tracecraft::paths::socket(args.socket.as_deref(), &environment)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let client = Client::new(socket);
+    let terminal = Terminal::detect();
+    let mut out = Output::stdout();
+    let json = args.json;
+    match args.verb {
+        Verb::Status => {
+            let status: Status = client.get(route::STATUS, STATUS_TIMEOUT).await?;
+            print(&mut out, json, &status, || render::status::text(&status, &terminal))?;
+        }
+        Verb::List => {
+            let list: SessionList = client.get(route::SESSIONS, QUICK_TIMEOUT).await?;
+            print(&mut out, json, &list, || render::list::text(&list, &terminal))?;
+        }
+        Verb::Show(show) => show::run(&client, &show, json, &terminal, &mut out).await?,
+        Verb::Compact { id, keep_tail } => {
+            compact(&client, &id, keep_tail, json, &terminal, &mut out).await?;
+        }
+        Verb::Stop { id } => {
+            let path = route::session(&id, route::STOP);
+            let session: Session = client.post(&path, LONG_TIMEOUT).await?;
+            print(&mut out, json, &session, || render::session::stopped(&session, &terminal))?;
+        }
+        Verb::Start { id } => {
+            let path = route::session(&id, route::START);
+            let session: Session = client.post(&path, QUICK_TIMEOUT).await?;
+            print(&mut out, json, &session, || render::session::started(&session, &terminal))?;
+        }
+        Verb::Flush { id } => {
+            let path = id
+                .as_ref()
+                .map_or(route::FLUSH.into(), |id| route::session(id, route::FLUSH_SESSION));
+            let flushed: Flushed = client.post(&path, LONG_TIMEOUT).await?;
+            print(&mut out, json, &flushed, || render::session::flushed(&flushed))?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Follows the progress of a compaction to its outcome.
+async fn compact(
+    client: &Client,
+    id: &str,
+    keep_tail: usize,
+    json: bool,
+    terminal: &Terminal,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let path = format!("{}?keep_tail={keep_tail}", route::session(id, route::COMPACT));
+    let mut lines = client.stream(Method::POST, &path, LONG_TIMEOUT).await?.lines();
+    let meter = Meter::new(terminal.progress && !json);
+    while let Some(line) = lines.next().await? {
+        let event: Progress = serde_json::from_slice(&line).map_err(|error| {
+            Failure::failed(format!("the daemon's progress is not JSON: {error}"))
+        })?;
+        if json {
+            writeln!(out, "{}", render::json_line(&event))?;
+            out.flush()?;
+        }
+        match event {
+            Progress::Working { done_bytes, total_bytes } => meter.at(done_bytes, total_bytes),
+            Progress::Done { .. } => {
+                meter.end();
+                if !json {
+                    out.write_all(render::compact::outcome(&event).as_bytes())?;
+                }
+                return Ok(());
+            }
+            Progress::Failed { error } => {
+                meter.end();
+                // The stream has shown it to a program already.
+                return Err(Failure::refused(error).told(json));
+            }
+        }
+    }
+    Err(Failure::failed("the daemon went away before the compaction ended".into())
+        .hint("nothing is lost: the daemon finishes or undoes it at its next start"))
+}
+
+fn print(
+    out: &mut Output,
+    json: bool,
+    value: &impl serde::Serialize,
+    text: impl FnOnce() -> String,
+) -> io::Result<()> {
+    let text = if json { render::json(value) } else { text() };
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Says what went wrong and what to do about it; answers with the exit code.
+fn report(failure: &Failure, json: bool) -> u8 {
+    if failure.is_reader_gone() {
+        // `tracecraftctl list | head` did what it was asked to do.
+        return exit::DONE;
+    }
+    if let Some(body) = failure.body_for(json) {
+        let mut out = Output::stdout();
+        let _ = out.write_all(render::json(body).as_bytes()).and_then(|()| out.flush());
+    }
+    let _ = io::stderr().write_all(failure.text().as_bytes());
+    failure.exit()
+}

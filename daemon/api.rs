@@ -2,7 +2,8 @@
 //!
 //! Everything that both programs must agree on lives here and nowhere else; `tracecraftctl` sees nothing of the daemon but
 //! this module and [`crate::paths`]. HTTP/1.1 with JSON bodies over a Unix socket. Additions to a shape are compatible and
-//! do not change [`PROTOCOL`]; a removal or a change of meaning does.
+//! do not change [`PROTOCOL`]; a removal or a change of meaning does, and so does a new variant of a state, a phase or a
+//! coverage, which an older client could not read.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,13 @@ use serde::{Deserialize, Serialize};
 /// Number of the control protocol. The daemon names it in `GET /v1/status` and in the [`PROTOCOL_HEADER`] of every answer.
 pub const PROTOCOL: u32 = 1;
 
-/// Response header (and optional request header) that carries [`PROTOCOL`].
+/// Response header (and optional request header) that carries [`PROTOCOL`]. A request that names a greater number than the
+/// daemon's is refused with 400; the answer's own header tells the client which number the daemon speaks.
 pub const PROTOCOL_HEADER: &str = "tracecraft-protocol";
 
-/// Paths of the control API. A session in a path is its key `<harness>/<id>`, or any unique prefix of the id,
-/// percent-encoded as one segment.
+/// Paths of the control API. A session in a path is its key `<harness>/<id>`, or any unique prefix of the id, percent-encoded
+/// as one segment; the `/` of a key may also stand as it is, for whoever types a path by hand. A query name that a route
+/// does not know is refused, so that a newer client learns of an older daemon. Requests have no bodies.
 pub mod route {
     /// `GET`: [`super::Status`].
     pub const STATUS: &str = "/v1/status";
@@ -33,9 +36,27 @@ pub mod route {
     /// `POST /v1/flush` and `POST /v1/sessions/<session>/flush`: [`super::Flushed`], when all that was there at the call is
     /// stored and named by a manifest.
     pub const FLUSH: &str = "/v1/flush";
+    /// Last segment of the flush of one session: see [`FLUSH`].
+    pub const FLUSH_SESSION: &str = "flush";
+
+    /// The path of a session's route, e.g. `/v1/sessions/codex%2F01a2/stop`.
+    pub fn session(session: &str, verb: &str) -> String {
+        let mut path = format!("{SESSIONS}/");
+        for byte in session.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-_.~@".contains(&byte) {
+                path.push(char::from(byte));
+            } else {
+                path.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        path.push('/');
+        path.push_str(verb);
+        path
+    }
 }
 
-/// Response header of `content`: the [`Session`] that is replayed, as one line of JSON (non-ASCII escaped).
+/// Response header of `content`: the [`Session`] that is replayed, as one line of JSON (non-ASCII escaped). A replay that
+/// fails half-way ends without the last chunk of its chunked body: a client that sees no proper end has not seen the session.
 pub const SESSION_HEADER: &str = "tracecraft-session";
 
 /// What `GET /v1/status` answers: is it working, is everything safe.
@@ -63,6 +84,9 @@ pub struct Status {
     pub roots: Vec<Root>,
     /// Sessions by what they are doing.
     pub sessions: SessionCounts,
+    /// Bytes stored for all sessions, superseded generations included.
+    #[serde(default)]
+    pub stored_bytes: u64,
     /// Parts that are captured and not yet stored.
     pub pending: Pending,
     /// When something was last stored, RFC 3339; `None` before the first.
@@ -283,6 +307,23 @@ pub enum ErrorCode {
     Store,
     /// 500: a fault of the daemon.
     Internal,
+}
+
+impl ErrorCode {
+    /// HTTP status of an answer with this code.
+    pub const fn status(self) -> u16 {
+        match self {
+            ErrorCode::BadRequest => 400,
+            ErrorCode::NoSuchRoute | ErrorCode::NoSuchSession => 404,
+            ErrorCode::MethodNotAllowed => 405,
+            ErrorCode::AmbiguousId | ErrorCode::Busy => 409,
+            ErrorCode::TooLarge => 413,
+            ErrorCode::Internal => 500,
+            ErrorCode::Store => 502,
+            ErrorCode::Unavailable => 503,
+            ErrorCode::Timeout => 504,
+        }
+    }
 }
 
 /// Exit codes of `tracecraftctl`.

@@ -1,12 +1,255 @@
 //! The library behind `tracecraftd` and `tracecraftctl`: see `daemon/ARCHITECTURE.md`.
-#![allow(dead_code, reason = "the skeleton is being filled")]
 
 pub mod api;
 pub mod paths;
 
+mod config;
+mod control;
 mod durable;
+mod error;
 mod harness;
+mod instance;
 mod mirror;
+mod outbox;
+mod part;
 mod redact;
+mod shutdown;
 mod source;
+mod state;
 mod store;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+pub use self::config::{Config, ConfigError, Flags};
+pub use self::error::RunError;
+use self::config::StoreUrl;
+use self::durable::{Blocking, Disk, OsDisk};
+use self::harness::{Env, Harness, Root};
+use self::instance::{Instance, InstanceError};
+use self::mirror::handle::{Command, Mirror};
+use self::mirror::{Engine, RootsFinder, Settings, Signal, Summary, SystemClock, Tools};
+use self::redact::Redactor;
+use self::shutdown::Signals;
+use self::source::OsFiles;
+use self::store::{FsStore, Retry, Store};
+use self::watch::{Hints, Watcher};
+
+/// What `tracecraftd` was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Record until told to stop.
+    Daemon,
+    /// Mirror everything that is there now, and end (`--once`).
+    Once,
+}
+
+/// Changes the log filter of the running process, when the configuration is read again. The filter was validated.
+pub type SetLog = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Signals that wait for the mirror: a person sends a few.
+const SIGNALS_MAX: usize = 8;
+
+/// What `--check` prints. Fails where the daemon would refuse to start.
+pub fn check(config: &Config) -> Result<String, ConfigError> {
+    let roots = roots(config);
+    let shown: Vec<(&str, &Path)> = roots.iter().map(|r| (r.harness, r.path.as_path())).collect();
+    config.check_roots(&shown)?;
+    Ok(config.describe(&shown))
+}
+
+/// Runs until it is told to stop, or with [`Mode::Once`] until all is done; answers what is to be told about the run. Must be
+/// called within a runtime.
+pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<String>, RunError> {
+    let signals = Signals::new()?;
+    check(&config)?;
+    let _instance = match Instance::acquire(&config.state_dir.value) {
+        Ok(instance) => instance,
+        // The daemon that holds the lock does what `--once` is for.
+        Err(error @ InstanceError::Held { .. }) if mode == Mode::Once => {
+            return control::ask::flush(&config.socket.value).await.map(Some).map_err(|asked| {
+                RunError::failed(format!("{error}, and it cannot be asked to flush: {asked}"))
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (store, disk) = open_store(&config).await;
+    let state_dir = state_dir_of(&*disk, &config.state_dir.value, store.identity());
+    let hints = Arc::new(Hints::default());
+    let files = Arc::new(OsFiles);
+    let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
+    let finder = RootsFinder::new(files.clone(), harness::all(), roots(&config), watcher);
+    let tools = Tools {
+        store,
+        disk,
+        files,
+        finder: Arc::new(finder),
+        clock: Arc::new(SystemClock),
+        hints,
+        blocking: Blocking::Pool,
+    };
+    let settings = settings(&config, mode, state_dir);
+    if !settings.redact {
+        warn!("redact = false: secrets are stored as they are");
+    }
+    let (mirror, commands) = Mirror::new();
+    match mode {
+        Mode::Once => {
+            let engine = Engine::open(tools, settings)?;
+            let summary = drive(engine, commands, signals, config, mode, set_log).await?;
+            report(summary)
+        }
+        Mode::Daemon => {
+            let (listener, _socket) = control::bind(&config.socket.value)?;
+            let engine = Engine::open(tools, settings)?;
+            announce(&config);
+            let (stop, stopped) = oneshot::channel::<()>();
+            let serve = control::serve(listener, mirror, async {
+                // An error means that the mirror has ended: that is the signal, too.
+                let _ = stopped.await;
+            });
+            let drive = async {
+                let ended = drive(engine, commands, signals, config, mode, set_log).await;
+                drop(stop);
+                ended
+            };
+            let (served, ended) = tokio::join!(serve, drive);
+            ended?;
+            served.map_err(RunError::failed)?;
+            Ok(None)
+        }
+    }
+}
+
+/// Runs the mirror and hands it the signals of the process.
+async fn drive(
+    engine: Engine,
+    commands: mpsc::Receiver<Command>,
+    mut signals: Signals,
+    mut config: Config,
+    mode: Mode,
+    set_log: SetLog,
+) -> Result<Summary, RunError> {
+    let (sender, receiver) = mpsc::channel(SIGNALS_MAX);
+    let state_dir = engine.state_dir().to_owned();
+    let forward = async {
+        loop {
+            let signal = match signals.next().await {
+                shutdown::Signal::Drain => Signal::Drain,
+                shutdown::Signal::Abandon => Signal::Abandon,
+                shutdown::Signal::Flush => Signal::Flush,
+                shutdown::Signal::Reload => match reload(&mut config, &set_log) {
+                    Some(new) => Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))),
+                    None => continue,
+                },
+            };
+            if sender.send(signal).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        ended = Box::pin(engine.run(commands, receiver)) => Ok(ended?),
+        () = forward => Err(RunError::failed("the mirror does not take signals any more")),
+    }
+}
+
+/// Reads the configuration again. One that is wrong changes nothing.
+fn reload<'a>(config: &'a mut Config, set_log: &SetLog) -> Option<&'a Config> {
+    let new = match config.reload() {
+        Ok(new) => new,
+        Err(e) => {
+            error!(error = %mirror::chain(&e), "the configuration is wrong: the old one stays");
+            return None;
+        }
+    };
+    for name in config.changes_needing_restart(&new) {
+        warn!(setting = name, "changed in the configuration: restart tracecraftd to use it");
+    }
+    set_log(new.log());
+    *config = new;
+    Some(config)
+}
+
+/// What the environment and the agents' own variables say about where sessions are.
+fn roots(config: &Config) -> Vec<Root> {
+    let vars = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let env = Env { home: config.home().to_owned(), vars };
+    harness::all().iter().flat_map(|harness: &Arc<dyn Harness>| harness.roots(&env)).collect()
+}
+
+async fn open_store(config: &Config) -> (Arc<dyn Store>, Arc<dyn Disk>) {
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+    let StoreUrl::File { dir } = &config.store.value;
+    let store = FsStore::new(disk.clone(), dir.clone(), Blocking::Pool);
+    let old = SystemTime::now().checked_sub(store::TEMP_AGE);
+    if let Err(e) = store.sweep(old.unwrap_or(SystemTime::UNIX_EPOCH)).await {
+        warn!(error = %mirror::chain(&e), "cannot sweep old temporary files from the store");
+    }
+    let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
+    (Arc::new(store), disk)
+}
+
+/// State belongs to one store. The first one has the state directory; any other has its own below it, so that pointing the
+/// daemon at another bucket and back again loses nothing.
+fn state_dir_of(disk: &dyn Disk, dir: &Path, identity: &str) -> PathBuf {
+    let digest = part::digest_of(identity.as_bytes());
+    let own = dir.join("stores").join(&digest[..8]);
+    let elsewhere = state::store_of(disk, dir).is_some_and(|owner| owner != identity);
+    if elsewhere || state::store_of(disk, &own).is_some() { own } else { dir.to_owned() }
+}
+
+fn settings(config: &Config, mode: Mode, state_dir: PathBuf) -> Settings {
+    let redact = config.redact.value;
+    Settings {
+        interval: config.interval.value,
+        rules: config.rules.clone(),
+        redactor: Arc::new(if redact { Redactor::standard() } else { Redactor::off() }),
+        redact,
+        outbox_bytes_max: config.outbox_max.value,
+        free_bytes_min: config.min_free_space.value,
+        once: mode == Mode::Once,
+        store_url: config.store.value.to_string(),
+        state_dir,
+    }
+}
+
+/// A few lines for whoever started it: what is recorded, where it goes, how to look.
+fn announce(config: &Config) {
+    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "tracecraftd records");
+    for root in roots(config) {
+        let there = root.path.is_dir();
+        info!(harness = root.harness, path = %root.path.display(), there, "looking for sessions");
+    }
+    info!(store = %config.store.value, redact = config.redact.value, "sessions go to");
+    info!(socket = %config.socket.value.display(), "look with: tracecraftctl status, list, show ID");
+}
+
+/// What `--once` tells at its end. Anything that is not safe makes it a failure.
+fn report(summary: Summary) -> Result<Option<String>, RunError> {
+    let text = format!(
+        "{} sessions; stored {} parts, {} bytes; {} secrets removed",
+        summary.sessions, summary.parts, summary.bytes, summary.redactions
+    );
+    if summary.unsent_parts > 0 || !summary.failures.is_empty() {
+        let mut what = format!("{text}; {} parts are not stored", summary.unsent_parts);
+        for failure in &summary.failures {
+            what.push_str("\n  ");
+            what.push_str(failure);
+        }
+        return Err(RunError::failed(what));
+    }
+    let mut text = text;
+    for problem in &summary.problems {
+        text.push_str("\nnote: ");
+        text.push_str(problem);
+    }
+    Ok(Some(text))
+}

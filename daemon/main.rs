@@ -1,3 +1,193 @@
 //! `tracecraftd`: flags, logging, runtime, exit code.
+//!
+//! Owns what belongs to the process as a whole; everything else is [`tracecraft::run`].
 
-fn main() {}
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tracecraft::paths::Environment;
+use tracecraft::{Config, Flags, Mode, RunError, SetLog};
+use tracing_subscriber::EnvFilter;
+
+/// Threads of the runtime. The work waits for disk and network; more threads would only cost memory, since the allocator
+/// keeps an arena for each.
+const WORKER_THREADS: usize = 2;
+
+/// Threads for file system calls that block. As many as there are captures and sends at a time, and some for the control socket.
+const BLOCKING_THREADS_MAX: usize = 16;
+
+/// Time that blocked file system calls get to return at the end. One that hangs (a dead network mount) must not keep the
+/// process: what it did is in no state yet, so that nothing depends on it.
+const RUNTIME_SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+
+const AFTER_HELP: &str = "\
+Examples:
+  tracecraftd                                   record every session into the default bucket
+  tracecraftd --store file:///mnt/nas/sessions  record into another directory
+  tracecraftd --once                            mirror what is there now, and end
+  tracecraftd --check                           show the configuration and where each value is from
+
+Environment (a flag beats it, it beats the configuration file):
+  TRACECRAFT_CONFIG  TRACECRAFT_STORE  TRACECRAFT_INTERVAL
+  TRACECRAFT_STATE_DIR  TRACECRAFT_SOCKET  TRACECRAFT_LOG
+
+Signals:
+  TERM, INT  flush and end; a second one ends at once    HUP  read the configuration again
+  USR1       flush now
+
+Exit codes:
+  0 done   1 failed   2 usage or configuration   3 another tracecraftd runs";
+
+/// Flight recorder for coding agents: every session, redacted, safe in a bucket you own.
+#[derive(Debug, Parser)]
+#[command(name = "tracecraftd", version, after_help = AFTER_HELP)]
+struct Args {
+    /// Configuration file [default: tracecraft/config.toml in the user's configuration directory]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Where sessions are kept, e.g. file:///absolute/dir [default: a directory in the user's data directory]
+    #[arg(long, value_name = "URL")]
+    store: Option<OsString>,
+
+    /// Time between flushes: 300ms, 5s, 1m; at least 100ms [default: 5s]
+    #[arg(long, value_name = "DURATION")]
+    interval: Option<OsString>,
+
+    /// Where the daemon keeps its state [default: tracecraft in the user's state directory]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<OsString>,
+
+    /// Control socket [default: tracecraft/tracecraftd.sock in the user's runtime directory]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<OsString>,
+
+    /// Mirror everything that is there now, print a summary and end
+    #[arg(long, conflicts_with = "check")]
+    once: bool,
+
+    /// Print the configuration and where each value came from, and end
+    #[arg(long)]
+    check: bool,
+
+    /// What is logged: error, warn, info, debug, trace, or target=level with commas [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<OsString>,
+}
+
+fn main() -> ExitCode {
+    harden();
+    match start(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Nothing that we create is for others, and no memory with transcripts in it goes to disk. Done before anything else, in
+/// the only thread.
+fn harden() {
+    use rustix::process::{Resource, Rlimit, setrlimit, umask};
+    umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Where the system refuses, the daemon is still worth more running than not.
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
+    // A core file's limit does not bind a handler that the kernel pipes the core to; this does.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+fn start(args: Args) -> Result<(), RunError> {
+    let flags = Flags {
+        config: args.config,
+        store: args.store,
+        interval: args.interval,
+        state_dir: args.state_dir,
+        socket: args.socket,
+        log: args.log,
+    };
+    let config = Config::resolve(flags, Environment::of_process()?)?;
+    if args.check {
+        let text = tracecraft::check(&config)?;
+        // A reader that has seen enough and went away is no failure.
+        let _ = io::stdout().write_all(text.as_bytes());
+        return Ok(());
+    }
+    let set_log = start_log(config.log());
+    let mode = if args.once { Mode::Once } else { Mode::Daemon };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("tracecraftd")
+        .enable_all()
+        .build()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(Box::pin(tracecraft::run(config, mode, set_log)));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_MAX);
+    if let Some(summary) = result? {
+        let _ = writeln!(io::stdout(), "{}", printable(&summary));
+    }
+    Ok(())
+}
+
+/// Logs to standard error; colour only where a person sees it, time only where nobody else adds it.
+fn start_log(filter: &str) -> SetLog {
+    let colour =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    // A log that cannot be written (a full disk, a closed pipe) must not end the recorder: the subscriber's own complaint
+    // about it would go to the same place, and panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parse_filter(filter))
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .log_internal_errors(false);
+    // Set by the service manager when standard error is its journal, which has the time of each line.
+    if std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal() {
+        let builder = builder.without_time().with_filter_reloading();
+        let handle = builder.reload_handle();
+        install(builder.finish());
+        Box::new(move |filter| drop(handle.reload(parse_filter(filter))))
+    } else {
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        install(builder.finish());
+        Box::new(move |filter| drop(handle.reload(parse_filter(filter))))
+    }
+}
+
+fn install(subscriber: impl tracing::Subscriber + Send + Sync) {
+    tracing::subscriber::set_global_default(subscriber)
+        .expect("this is the only place that installs one, and it runs once");
+}
+
+fn parse_filter(filter: &str) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(filter)
+}
+
+/// Prints the chain of an error once, and what to do about it.
+fn complain(error: &RunError) {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    if let Some(hint) = error.hint() {
+        // A question is no instruction.
+        let label = if hint.starts_with("did you mean") { "" } else { "try: " };
+        text.push_str(&format!("\n{label}{hint}"));
+    }
+    let _ = writeln!(io::stderr(), "{}", printable(&text));
+}
+
+/// A path may hold what a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
+}

@@ -17,6 +17,7 @@
 mod support;
 
 mod bad_input;
+mod ctl;
 mod hostile;
 mod kill;
 mod live;

@@ -1,3 +1,596 @@
 //! The task that owns the state: timer, hints, commands, capture, send, compaction, recovery.
+//!
+//! One loop owns everything by value. Work that waits (reading, storing) runs as jobs whose results come back as [`Done`]; only
+//! the loop commits, and a failed commit means that nothing happened. Dropping the [`Engine`] at any point is a kill: what a
+//! restart needs is on disk.
 
+mod adopt;
+mod answer;
+mod capture;
+mod compact;
+mod deliver;
+mod find;
 pub(crate) mod handle;
+mod look;
+mod manifest;
+mod place;
+mod replay;
+mod send;
+
+#[cfg(test)]
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+pub(crate) use self::find::{Finder, RootsFinder, chain};
+use crate::api::{Phase, Problem};
+use crate::config::Rules;
+use crate::durable::{Blocking, Disk};
+use crate::outbox::{Outbox, Waiting};
+use crate::part::SessionKey;
+use crate::redact::Redactor;
+use crate::source::{Files, Stat};
+use crate::state::{Change, Found, Record, StateFile};
+use crate::store::Store;
+use crate::watch::Hints;
+use handle::Command;
+
+/// Everything is looked at this often, whatever the events say.
+const SCAN_EVERY: Duration = Duration::from_secs(60);
+
+/// After this long without anything new a session is idle: its prefix is compared once, its manifest brought up to date.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
+/// A remote manifest names stored parts at least this often; readers list what it does not name yet.
+const MANIFEST_EVERY: Duration = Duration::from_secs(120);
+
+/// What failed on our own disk is tried again after this.
+const DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// First and longest wait after a failure of the store.
+const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// A session whose manifest cannot be used is tried again after this: a person may mend it.
+const SESSION_RETRY: Duration = Duration::from_secs(60);
+
+/// The last flush of a stopping daemon ends within this, well below the 90 s after which a service manager kills.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// `--once` gives up after this long without anything captured or stored.
+const ONCE_STALL: Duration = Duration::from_secs(60);
+
+/// Sends in flight. A local store shares its waits for the disk among them; a remote one has its own limit below.
+const SENDS_MAX: usize = 32;
+
+/// The time of day, for names in manifests; never for order or for waiting.
+pub(crate) trait Clock: Send + Sync + fmt::Debug {
+    /// Now.
+    fn now(&self) -> jiff::Timestamp;
+}
+
+/// The system's clock.
+#[derive(Debug)]
+pub(crate) struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+/// What the mirror works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) finder: Arc<dyn Finder>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) hints: Arc<Hints>,
+    pub(crate) blocking: Blocking,
+}
+
+/// What a person decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Least time between two looks at a session.
+    pub(crate) interval: Duration,
+    /// Which sessions are followed.
+    pub(crate) rules: Rules,
+    /// The redaction rules; changed by a reload.
+    pub(crate) redactor: Arc<Redactor>,
+    /// Whether those are any.
+    pub(crate) redact: bool,
+    /// Bytes in the outbox at which capture waits.
+    pub(crate) outbox_bytes_max: u64,
+    /// Free bytes below which nothing is captured.
+    pub(crate) free_bytes_min: u64,
+    /// Mirror what is there, then end.
+    pub(crate) once: bool,
+    /// The store's URL, for people.
+    pub(crate) store_url: String,
+    /// Where state and outbox are.
+    pub(crate) state_dir: PathBuf,
+}
+
+/// What the program tells the mirror, beside commands.
+#[derive(Debug)]
+pub(crate) enum Signal {
+    /// Last flush, then end.
+    Drain,
+    /// End now.
+    Abandon,
+    /// Flush everything now.
+    Flush,
+    /// The configuration was read again.
+    Reload(Box<Settings>),
+}
+
+/// How the mirror ended.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Sessions known, superseded generations left out.
+    pub(crate) sessions: u64,
+    /// Parts stored since the start.
+    pub(crate) parts: u64,
+    /// Bytes stored since the start.
+    pub(crate) bytes: u64,
+    /// Secrets removed since the start.
+    pub(crate) redactions: u64,
+    /// Parts captured and not stored.
+    pub(crate) unsent_parts: u64,
+    /// Sessions that are not safe, or a store that is away.
+    pub(crate) failures: Vec<String>,
+    /// What else a person should know: files that look like sessions and cannot be read, for instance.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Why the mirror cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fatal {
+    /// The state cannot be used.
+    #[error(transparent)]
+    State(#[from] crate::state::StateError),
+    /// A manifest in the store was written by a newer program.
+    #[error(transparent)]
+    Manifest(#[from] crate::part::ManifestError),
+}
+
+/// Whether the rules leave a session out. One whose directory is not known is held back only before it is first captured.
+fn is_excluded(settings: &Settings, key: &SessionKey, record: &Record) -> bool {
+    let decision = settings.rules.decide(key.harness(), record.cwd.as_deref());
+    decision != crate::config::Decision::Follow
+}
+
+/// What is known of a session while the daemon runs; a restart does without.
+#[derive(Debug, Default)]
+struct Live {
+    /// A look, a send or a compaction is under way.
+    looking: bool,
+    sending: bool,
+    compacting: bool,
+    /// It waits in the send queue under this rank.
+    queued: Option<Reverse<i64>>,
+    /// Looked at since the start.
+    trusted: bool,
+    /// Its whole prefix is to be compared at the next look.
+    verify: bool,
+    /// When its source changed and since when it is as it is.
+    rewriting: Option<Rewriting>,
+    /// When something was last captured.
+    captured_at: Option<Instant>,
+    /// Since when stored parts wait to be named.
+    unnamed_since: Option<Instant>,
+    /// Nothing is sent before this: its manifest could not be used.
+    held_until: Option<Instant>,
+    /// Left out by the rules.
+    excluded: bool,
+    problem: Option<Problem>,
+}
+
+#[derive(Debug)]
+struct Rewriting {
+    first: Instant,
+    since: Instant,
+    stat: Stat,
+}
+
+/// What a job brings back.
+enum Done {
+    Scanned(u64, find::Findings),
+    Hinted(Vec<(PathBuf, find::Looked)>),
+    Captured(capture::Batch),
+    Sent(Box<send::Sent>),
+    Folders(String, Result<Vec<String>, crate::store::StoreError>),
+    Compared(Box<find::NewFile>, SessionKey, bool),
+    Adopted(Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
+    Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
+    Compaction(Box<deliver::Step>),
+    Replayed,
+}
+
+/// Why a problem is shown, with its object: one of a kind is shown once.
+type ProblemKey = (&'static str, String);
+
+/// The owner of the state.
+pub(crate) struct Engine {
+    tools: Tools,
+    settings: Settings,
+    state: StateFile,
+    outbox: Outbox,
+    /// Set when a commit failed: remnants may lie in the outbox.
+    sweep_due: bool,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    started: Instant,
+    phase: Phase,
+    drain_until: Option<Instant>,
+    /// The manifests were told that the sessions ended.
+    ends_said: bool,
+    ended: bool,
+
+    live: HashMap<SessionKey, Live>,
+    by_path: HashMap<PathBuf, SessionKey>,
+    excluded: HashSet<PathBuf>,
+    unplaced: Vec<find::NewFile>,
+    placing: HashSet<PathBuf>,
+    adopting: BTreeSet<SessionKey>,
+    folders: BTreeMap<String, place::Folders>,
+    /// The outbox's parts that no state names, after a lost state.
+    orphans: Vec<Waiting>,
+    orphans_started: bool,
+
+    scans: u64,
+    scan_done: u64,
+    scanning: bool,
+    scan_at: Instant,
+    polled: bool,
+    /// Events are not asked for before this.
+    hints_at: Instant,
+    roots: Vec<crate::api::Root>,
+
+    dirty: BTreeSet<SessionKey>,
+    tick_at: Option<Instant>,
+    last_tick: Option<Instant>,
+    pass: VecDeque<SessionKey>,
+    capturing: bool,
+    timers: BTreeSet<(Instant, SessionKey)>,
+
+    to_send: BTreeSet<(Reverse<i64>, SessionKey)>,
+    sends: usize,
+    store_failures: u32,
+    store_retry_at: Option<Instant>,
+    outbox_bytes: u64,
+    compactions: HashMap<SessionKey, deliver::Running>,
+
+    waiters: Vec<answer::Waiter>,
+    problems: BTreeMap<ProblemKey, Problem>,
+    progress_at: Instant,
+    summary: Summary,
+    last_stored_at: Option<String>,
+    fatal: Option<Fatal>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the state; nothing else is read or written yet.
+    pub(crate) fn open(tools: Tools, settings: Settings) -> Result<Engine, Fatal> {
+        let store = tools.store.identity().to_owned();
+        let (state, found) = StateFile::open(tools.disk.clone(), &settings.state_dir, &store)?;
+        let outbox = Outbox::new(&settings.state_dir);
+        let mut orphans = Vec::new();
+        match &found {
+            Found::Intact => {
+                if let Err(e) = outbox.sweep(&*tools.disk, state.state()) {
+                    warn!(error = %e, "cannot sweep the outbox");
+                }
+            }
+            Found::Fresh | Found::Damaged(_) => {
+                // Read errors here would hide parts that wait, so they end the start.
+                orphans = outbox.waiting(&*tools.disk).map_err(|source| {
+                    crate::state::StateError::Io {
+                        operation: "list",
+                        path: settings.state_dir.join("outbox"),
+                        source,
+                    }
+                })?;
+            }
+        }
+        if let Found::Damaged(aside) = &found {
+            error!(?aside, "the state was damaged: set aside, rebuilding from the store");
+        }
+        let now = Instant::now();
+        let mut engine = Engine {
+            tools,
+            settings,
+            state,
+            outbox,
+            sweep_due: false,
+            jobs: FuturesUnordered::new(),
+            started: now,
+            phase: Phase::Starting,
+            drain_until: None,
+            ends_said: false,
+            ended: false,
+            live: HashMap::new(),
+            by_path: HashMap::new(),
+            excluded: HashSet::new(),
+            unplaced: Vec::new(),
+            placing: HashSet::new(),
+            adopting: BTreeSet::new(),
+            folders: BTreeMap::new(),
+            orphans,
+            orphans_started: false,
+            scans: 0,
+            scan_done: 0,
+            scanning: false,
+            scan_at: now,
+            polled: false,
+            hints_at: now,
+            roots: Vec::new(),
+            dirty: BTreeSet::new(),
+            tick_at: None,
+            last_tick: None,
+            pass: VecDeque::new(),
+            capturing: false,
+            timers: BTreeSet::new(),
+            to_send: BTreeSet::new(),
+            sends: 0,
+            store_failures: 0,
+            store_retry_at: None,
+            outbox_bytes: 0,
+            compactions: HashMap::new(),
+            waiters: Vec::new(),
+            problems: BTreeMap::new(),
+            progress_at: now,
+            summary: Summary::default(),
+            last_stored_at: None,
+            fatal: None,
+        };
+        engine.load();
+        Ok(engine)
+    }
+
+    /// What the state says, made ready for work: what waits is sent, what was begun is finished.
+    fn load(&mut self) {
+        if !self.settings.redact {
+            let hint = "remove `redact = false` from the configuration";
+            self.problem("redaction_off", "", "secrets are NOT removed", Some(hint));
+        }
+        let records: Vec<(SessionKey, Record)> =
+            self.state.state().sessions.iter().map(|(k, r)| (k.clone(), r.clone())).collect();
+        for (key, record) in records {
+            self.adopt_record(&key, &record);
+        }
+    }
+
+    /// Takes a record that is new to this process into the working set.
+    fn adopt_record(&mut self, key: &SessionKey, record: &Record) {
+        let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
+        self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
+        let live = self.live.entry(key.clone()).or_default();
+        live.unnamed_since = record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
+        live.excluded = is_excluded(&self.settings, key, record);
+        self.last_stored_at =
+            self.last_stored_at.take().max(record.totals.last_stored_at.clone());
+        if !record.superseded || record.archived {
+            self.by_path.insert(record.source.clone(), key.clone());
+        }
+        self.queue_send(key);
+        if record.compaction.is_some() {
+            self.finish_compaction(key);
+        }
+    }
+
+    /// Where state and outbox are.
+    pub(crate) fn state_dir(&self) -> &std::path::Path {
+        &self.settings.state_dir
+    }
+
+    /// Runs until a signal, a fatal error, or (with `once`) until all is done.
+    pub(crate) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut signals: mpsc::Receiver<Signal>,
+    ) -> Result<Summary, Fatal> {
+        loop {
+            self.start_work();
+            if let Some(fatal) = self.fatal.take() {
+                return Err(fatal);
+            }
+            if self.is_finished() {
+                break;
+            }
+            let due = self.next_due();
+            let (hints, hints_at) = (self.tools.hints.clone(), self.hints_at);
+            let hinted = async move {
+                tokio::time::sleep_until(hints_at).await;
+                hints.changed().await;
+            };
+            tokio::select! {
+                biased;
+                Some(signal) = signals.recv() => self.signal(signal),
+                Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
+                Some(command) = commands.recv() => self.command(command),
+                () = hinted, if self.phase != Phase::Stopping => self.take_hints(),
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+        if let Err(e) = self.state.close() {
+            // The journal has all that the snapshot lacks.
+            warn!(error = %chain(&e), "cannot fold the journal");
+        }
+        Ok(self.sum_up())
+    }
+
+    /// Starts whatever is due and has room.
+    fn start_work(&mut self) {
+        if self.phase != Phase::Stopping {
+            self.start_scan();
+            self.place_all();
+        }
+        self.fire_timers();
+        self.start_capture();
+        self.start_sends();
+        self.answer_waiters();
+        self.drain_step();
+        if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
+            self.phase = Phase::Recording;
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Scanned(serial, findings) => self.scanned(serial, findings),
+            Done::Hinted(looked) => self.hinted(looked),
+            Done::Captured(batch) => self.captured(batch),
+            Done::Sent(sent) => self.sent(*sent),
+            Done::Folders(harness, listed) => self.listed_folders(harness, listed),
+            Done::Compared(file, key, intact) => self.compared(*file, &key, intact),
+            Done::Adopted(file, adopted) => self.adopted(*file, adopted),
+            Done::Orphans(key, adopted) => self.adopted_orphans(&key, adopted),
+            Done::Compaction(step) => self.compaction_step(*step),
+            Done::Replayed => {}
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Drain if self.phase != Phase::Stopping => self.begin_drain(),
+            Signal::Drain | Signal::Abandon => self.ended = true,
+            Signal::Flush => self.flush_all(None),
+            Signal::Reload(settings) => self.reload(*settings),
+        }
+    }
+
+    /// Takes new settings; what cannot change while running is kept by the caller as it was.
+    fn reload(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.clear_problem("redaction_off", "");
+        if !self.settings.redact {
+            self.problem("redaction_off", "", "secrets are NOT removed", None);
+        }
+        self.excluded.clear();
+        for (key, live) in &mut self.live {
+            if let Some(record) = self.state.get(key) {
+                live.excluded = is_excluded(&self.settings, key, record);
+            }
+        }
+        self.scan_at = Instant::now();
+        info!("configuration read again");
+    }
+
+    /// When the loop has to wake even if nothing happens.
+    fn next_due(&self) -> Instant {
+        let mut due = if self.scanning || self.phase == Phase::Stopping {
+            Instant::now() + SCAN_EVERY
+        } else {
+            self.scan_at
+        };
+        let mut earlier = |at: Option<Instant>| due = due.min(at.unwrap_or(due));
+        earlier(self.timers.first().map(|(at, _)| *at));
+        if !self.capturing && (!self.dirty.is_empty() || !self.pass.is_empty()) {
+            earlier(self.tick_at);
+        }
+        if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.unplaced.is_empty() {
+            earlier(self.store_retry_at);
+        }
+        earlier(self.drain_until);
+        if self.settings.once {
+            earlier(Some(self.progress_at + ONCE_STALL));
+        }
+        due
+    }
+
+    /// Commits changes; a failure is shown, and nothing of them has happened.
+    fn commit(&mut self, changes: Vec<Change>) -> bool {
+        let path = self.settings.state_dir.display().to_string();
+        match self.state.commit(changes) {
+            Ok(()) => {
+                self.clear_problem("state_unwritable", &path);
+                if std::mem::take(&mut self.sweep_due)
+                    && !self.capturing
+                    && let Err(e) = self.outbox.sweep(&*self.tools.disk, self.state.state())
+                {
+                    self.sweep_due = true;
+                    warn!(error = %e, "cannot sweep the outbox");
+                }
+                true
+            }
+            Err(e) => {
+                self.sweep_due = true;
+                let hint = "make room, or check the rights of the directory";
+                self.problem("state_unwritable", &path, &chain(&e), Some(hint));
+                false
+            }
+        }
+    }
+
+    /// Shows a problem until it is cleared; it is logged when it begins.
+    fn problem(&mut self, code: &'static str, object: &str, message: &str, hint: Option<&str>) {
+        let key = (code, object.to_owned());
+        if let Some(known) = self.problems.get_mut(&key) {
+            message.clone_into(&mut known.message);
+            return;
+        }
+        warn!(code, object, message, "problem");
+        let problem = self.new_problem(code, message, hint);
+        self.problems.insert(key, problem);
+    }
+
+    fn new_problem(&self, code: &str, message: &str, hint: Option<&str>) -> Problem {
+        Problem {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            hint: hint.map(str::to_owned),
+            since: self.tools.clock.now().to_string(),
+        }
+    }
+
+    fn clear_problem(&mut self, code: &'static str, object: &str) {
+        if self.problems.remove(&(code, object.to_owned())).is_some() {
+            info!(code, object, "problem gone");
+        }
+    }
+
+    fn session_problem(&mut self, key: &SessionKey, code: &str, message: &str, hint: Option<&str>) {
+        let problem = self.new_problem(code, message, hint);
+        let live = self.live.entry(key.clone()).or_default();
+        if live.problem.as_ref().is_none_or(|p| p.code != problem.code) {
+            warn!(session = %key, code, message, "problem");
+            live.problem = Some(problem);
+        }
+    }
+
+    fn clear_session_problem(&mut self, key: &SessionKey) {
+        if let Some(live) = self.live.get_mut(key)
+            && live.problem.take().is_some()
+        {
+            info!(session = %key, "problem gone");
+        }
+    }
+
+    fn live(&mut self, key: &SessionKey) -> &mut Live {
+        self.live.entry(key.clone()).or_default()
+    }
+
+    fn now_text(&self) -> String {
+        self.tools.clock.now().to_string()
+    }
+}

@@ -3,10 +3,46 @@
 //! Knows files and their content; knows nothing of redaction, parts or stores. What it learns about a file is kept by its
 //! caller as a [`Cursor`], which is opaque to all but this module.
 
+mod check;
+mod content;
+mod fingerprint;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod model_tests;
+mod os;
+#[cfg(test)]
+mod os_tests;
+mod reading;
+mod record;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod zstd_tests;
+
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+#[allow(unused_imports, reason = "the mirror, which uses them, is written at the same time")]
+pub(crate) use self::{
+    check::{Depth, Rewrite, Verdict, check},
+    fingerprint::Fingerprint,
+    os::OsFiles,
+    reading::{Chunk, Next, Reading, Unfinished, head},
+};
+
+/// Most bytes in a chunk, unless one record alone is larger: a part of this size is sent in a few seconds on a slow line, and
+/// several chunks at once stay far below the memory limit.
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
+
+/// Longest record that is captured whole: a record is held in memory until its end is seen, and the largest ever reported was
+/// 100 MB. A longer one is cut.
+pub(crate) const RECORD_BYTES_MAX: usize = 256 << 20;
+
+/// Most bytes of a record's beginning that go with the chunk that continues it: redaction looks no further back.
+pub(crate) const CONTEXT_BYTES_MAX: usize = 64 << 10;
 
 /// Read-only access to files under an agent's directory: the one door through which sources are opened.
 pub(crate) trait Files: Send + Sync + std::fmt::Debug {
@@ -20,6 +56,8 @@ pub(crate) trait Files: Send + Sync + std::fmt::Debug {
 pub(crate) trait SourceFile: Send {
     /// Identity and size now.
     fn stat(&self) -> io::Result<Stat>;
+    /// What is now at the path by which this file was opened; another inode when the file was replaced meanwhile.
+    fn stat_path(&self) -> Result<Stat, SourceError>;
     /// Reads at an offset in bytes; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
@@ -37,6 +75,13 @@ pub(crate) struct Stat {
     pub(crate) mtime_ns: i64,
     /// Status change time, nanoseconds since the Unix epoch.
     pub(crate) ctime_ns: i64,
+}
+
+impl Stat {
+    /// Whether both are looks at one inode (which may have been given to another file in between).
+    fn same_inode(&self, other: &Stat) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino)
+    }
 }
 
 /// How the content is stored in the file.
@@ -74,11 +119,39 @@ pub(crate) enum SourceError {
     },
 }
 
+impl SourceError {
+    /// An error of the operating system about a path: that nothing is there is a case of its own.
+    fn io(path: &Path, source: io::Error) -> SourceError {
+        let path = path.display().to_string();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SourceError::Missing(path),
+            _ => SourceError::Io { path, source },
+        }
+    }
+
+    fn unfit(path: &Path, what: &'static str) -> SourceError {
+        SourceError::Unfit { path: path.display().to_string(), what }
+    }
+}
+
 /// Everything before `offset` is captured. The rest says what the file looked like, so that a rewrite is noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cursor {
     /// Position in the content, bytes.
     pub(crate) offset: u64,
-    /// The file when it was last looked at.
+    /// The file when it was last looked at; no later than the last byte that was compared or read.
     pub(crate) stat: Stat,
+    /// Digests of what is before the offset.
+    pub(crate) fingerprint: Fingerprint,
+    /// Whether everything before the offset was read again and compared since the last capture.
+    pub(crate) verified: bool,
+    /// Bytes of an unfinished record after the offset, when the content was last read to its end; `None` until it was.
+    pub(crate) rest: Option<u64>,
+}
+
+impl Cursor {
+    /// Nothing is captured yet.
+    pub(crate) fn start(stat: Stat) -> Cursor {
+        Cursor { offset: 0, stat, fingerprint: Fingerprint::default(), verified: true, rest: None }
+    }
 }

@@ -10,6 +10,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
+mod fs;
+#[cfg(test)]
+pub(crate) mod memory;
+mod retry;
+#[cfg(test)]
+mod suite;
+
+pub(crate) use fs::{FsStore, TEMP_AGE};
+pub(crate) use retry::Retry;
+
+/// Longest key that every store takes: the limit of S3.
+const KEY_BYTES_MAX: usize = 1024;
+
+/// Longest name between two slashes that every store takes: the limit of file systems.
+const SEGMENT_BYTES_MAX: usize = 255;
+
 /// An object store, as small as the recorder needs it. Every method may be called again after an error.
 #[async_trait]
 pub(crate) trait Store: Send + Sync + fmt::Debug {
@@ -92,4 +108,63 @@ pub(crate) struct StoreError {
     /// The reason.
     #[source]
     pub(crate) source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// An error with its cause.
+    pub(crate) fn new(
+        kind: ErrorKind,
+        operation: &'static str,
+        object: &str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StoreError {
+        StoreError { kind, operation, object: object.to_owned(), source: source.into() }
+    }
+
+    fn invalid(operation: &'static str, object: &str, reason: &'static str) -> StoreError {
+        // What is not a key may be anything, and it may end on somebody's terminal.
+        let shown: String = object.escape_debug().take(SEGMENT_BYTES_MAX).collect();
+        StoreError::new(ErrorKind::Invalid, operation, &shown, reason)
+    }
+}
+
+/// Whether every store takes this key, and none takes it for a path to elsewhere. Names that begin with a dot are left to
+/// temporary files and to what file managers leave behind.
+pub(crate) fn check_key(operation: &'static str, key: &str) -> Result<(), StoreError> {
+    flaw_of(key).map_or(Ok(()), |flaw| Err(StoreError::invalid(operation, key, flaw)))
+}
+
+/// As [`check_key`], for the start of a key: it may end anywhere, after a slash too, and may be empty.
+pub(crate) fn check_prefix(operation: &'static str, prefix: &str) -> Result<(), StoreError> {
+    match prefix.strip_suffix('/').unwrap_or(prefix) {
+        "" if prefix.is_empty() => Ok(()),
+        key => {
+            flaw_of(key).map_or(Ok(()), |flaw| Err(StoreError::invalid(operation, prefix, flaw)))
+        }
+    }
+}
+
+fn flaw_of(key: &str) -> Option<&'static str> {
+    if key.len() > KEY_BYTES_MAX {
+        return Some("the key is too long");
+    }
+    if key.chars().any(char::is_control) {
+        return Some("the key has a control character");
+    }
+    key.split('/').find_map(|name| match name {
+        "" => Some("the key has an empty name"),
+        _ if name.starts_with('.') => Some("a name in the key begins with a dot"),
+        _ if name.len() > SEGMENT_BYTES_MAX => Some("a name in the key is too long"),
+        _ => None,
+    })
+}
+
+/// The names directly below `prefix` that have something below them, from an ascending list of keys.
+fn folders<'a>(prefix: &str, keys: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let below = keys.filter_map(|key| key.strip_prefix(prefix));
+    let mut names: Vec<String> =
+        below.filter_map(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned()).collect();
+    names.sort();
+    names.dedup();
+    names
 }

@@ -1,0 +1,173 @@
+//! The command line: verbs, flags, help. Knows nothing of what the verbs do.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  tracecraftctl status                 is it working, is everything safe
+  tracecraftctl list                   every session, newest first
+  tracecraftctl show 3f2a --tail 20    the end of a conversation
+  tracecraftctl flush                  store now what is not stored yet
+
+An ID is a session's id, its key HARNESS/ID, or any prefix of the id that no other session has.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session,
+5 daemon and client do not speak the same protocol.";
+
+/// Ask the flight recorder of your coding agents.
+#[derive(Debug, Parser)]
+#[command(name = "tracecraftctl", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(disable_help_subcommand = true, infer_subcommands = false)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+
+    /// Print the answer as JSON, for programs; an error of the daemon is then JSON on standard output, too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Socket of the daemon [env: TRACECRAFT_SOCKET] [default: the daemon's own]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Is it working, is everything safe, what now
+    #[command(after_help = "\
+Exits with 0 whenever the daemon answered, also when it has problems to report.
+
+Examples:
+  tracecraftctl status
+  tracecraftctl status --json | jq '.problems[].message'")]
+    Status,
+
+    /// Every session that is known, newest first
+    #[command(after_help = "\
+On a terminal, ids are shortened to what `show` and the others still understand.
+
+Examples:
+  tracecraftctl list
+  tracecraftctl list --json | jq -r '.sessions[] | select(.state == \"live\") | .id'")]
+    List,
+
+    /// Read a session: the conversation, or with --raw the stored bytes
+    Show(Show),
+
+    /// Merge the stored parts of a session into one
+    #[command(after_help = "\
+The session may be live. Nothing is deleted before what replaces it is stored and read back.
+
+Examples:
+  tracecraftctl compact 3f2a
+  tracecraftctl compact 3f2a --keep-tail 10")]
+    Compact {
+        /// Session: id, key, or a unique prefix of the id
+        id: String,
+        /// Leave the newest N parts as they are
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        keep_tail: usize,
+    },
+
+    /// Store what a session has, then follow it no more
+    #[command(after_help = "\
+What is stored stays stored. `tracecraftctl start ID` follows the session again.
+
+Examples:
+  tracecraftctl stop 3f2a
+  tracecraftctl stop codex/01a202ff-e959-7981-a12a-3e16776f6a97")]
+    Stop {
+        /// Session: id, key, or a unique prefix of the id
+        id: String,
+    },
+
+    /// Follow a stopped session again
+    #[command(after_help = "\
+What was written meanwhile is stored, too.
+
+Examples:
+  tracecraftctl start 3f2a")]
+    Start {
+        /// Session: id, key, or a unique prefix of the id
+        id: String,
+    },
+
+    /// Store now what is not stored yet, of one session or of all
+    #[command(after_help = "\
+Returns when everything that was there at the call is stored and named by a manifest.
+
+Examples:
+  tracecraftctl flush
+  tracecraftctl flush 3f2a && echo safe")]
+    Flush {
+        /// Session: id, key, or a unique prefix of the id; all when left out
+        id: Option<String>,
+    },
+}
+
+/// Read a session: the conversation, or with --raw the stored bytes.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+The conversation is printed as it comes, shortened where it is long (tool
+results, thinking). --raw has every byte as it is stored and escapes nothing,
+not even on a terminal. --json prints one JSON document a line: the session,
+then the entries of the conversation in full, then the counts.
+
+Examples:
+  tracecraftctl show 3f2a | less
+  tracecraftctl show 3f2a --tail 20
+  tracecraftctl show 3f2a --raw > session.jsonl")]
+pub(crate) struct Show {
+    /// Session: id, key, or a unique prefix of the id
+    pub(crate) id: String,
+    /// Only the last N records
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<u64>,
+    /// The stored bytes, exactly
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) raw: bool,
+    /// An earlier life of a session whose file was rewritten, 1 being the first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) generation: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_verb_has_examples() {
+        Args::command().debug_assert();
+        for verb in Args::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:\n  tracecraftctl "), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn flags_for_all_verbs_may_stand_before_or_after_the_verb() {
+        for line in ["c --json --socket /s status", "c status --json --socket /s"] {
+            let args = Args::try_parse_from(line.split(' ')).unwrap();
+            assert!(args.json && args.socket == Some("/s".into()));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "c",
+            "c show",
+            "c show a --raw --json",
+            "c show a --generation 0",
+            "c list a",
+            "c stat",
+        ] {
+            let error = Args::try_parse_from(line.split(' ')).unwrap_err();
+            assert!(error.use_stderr(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Answers as text for people and JSON for programs. Pure: a value and a [`crate::terminal::Terminal`] in, a string out.
+//!
+//! Everything that comes from a transcript, a path or a bucket goes through [`crate::text`] before it is printed.
+
+pub(crate) mod compact;
+pub(crate) mod list;
+pub(crate) mod session;
+pub(crate) mod status;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::terminal::{Ink, Terminal};
+use crate::text;
+
+/// A document of the wire contract, laid out to be read by people, too.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    let json = serde_json::to_string_pretty(value).expect("the wire types are always JSON");
+    harmless(&json) + "\n"
+}
+
+/// A document on one line, without its end.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    harmless(&serde_json::to_string(value).expect("the wire types are always JSON"))
+}
+
+/// JSON leaves some characters as they are that a terminal obeys; the same string can be written without them.
+fn harmless(json: &str) -> String {
+    if !json.chars().any(|character| character != '\n' && text::is_hostile(character)) {
+        return json.to_owned();
+    }
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character == '\n' || !text::is_hostile(character) {
+            escaped.push(character);
+            continue;
+        }
+        let mut units = [0; 2];
+        for unit in character.encode_utf16(&mut units) {
+            escaped.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    escaped
+}
+
+/// Seconds since a time of the wire, 0 for one in the future; `None` where it is no time.
+fn seconds_since(time: Option<&str>, terminal: &Terminal) -> Option<u64> {
+    let time: Timestamp = time?.parse().ok()?;
+    Some(u64::try_from(terminal.now.duration_since(time).as_secs()).unwrap_or(0))
+}
+
+/// A problem: what is wrong, and on a line of its own what to do.
+fn problem(problem: &tracecraft::api::Problem, indent: &str, terminal: &Terminal) -> String {
+    let mut out =
+        format!("{indent}{} {}", terminal.paint(Ink::Bad, "!"), text::line(&problem.message));
+    if let Some(seconds) = seconds_since(Some(&problem.since), terminal) {
+        let since = format!(" (for {})", text::duration(seconds));
+        out.push_str(&terminal.paint(Ink::Faint, &since));
+    }
+    out.push('\n');
+    if let Some(hint) = &problem.hint {
+        out.push_str(&format!("{indent}  try: {}\n", text::line(hint)));
+    }
+    out
+}

@@ -1,0 +1,165 @@
+//! `status`: is it working, is everything safe, what now. The first line answers; the rest explains.
+
+use tracecraft::api::{Coverage, Phase, Root, Status};
+
+use super::{problem, seconds_since};
+use crate::terminal::{Ink, Terminal};
+use crate::text;
+
+/// Width of the column of labels.
+const LABEL_COLUMNS: usize = 9;
+
+/// The whole answer.
+pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
+    let mut out = headline(status, terminal);
+    out.push('\n');
+    let mut row = |label: &str, value: &str| {
+        let label = terminal.paint(Ink::Faint, &format!("{label:<LABEL_COLUMNS$}"));
+        out.push_str(&format!("  {label} {value}\n"));
+    };
+    row("stored", &stored(status, terminal));
+    row("pending", &pending(status, terminal));
+    row("sessions", &sessions(status));
+    row("store", &text::line(&terminal.path_in_url(&status.store)));
+    for (label, value) in watching(&status.roots, terminal) {
+        row(label, &value);
+    }
+    row("running", &running(status));
+    row("state", &text::line(&terminal.path(&status.state_dir)));
+    if !status.redact {
+        let loud = "REDACTION IS OFF: secrets in transcripts are stored as they are";
+        out.push_str(&format!("\n  {}\n", terminal.paint(Ink::Bad, loud)));
+    }
+    if !status.problems.is_empty() {
+        out.push('\n');
+        for found in &status.problems {
+            out.push_str(&problem(found, "  ", terminal));
+        }
+    }
+    out
+}
+
+fn headline(status: &Status, terminal: &Terminal) -> String {
+    let version = text::line(&status.version);
+    let problems = status.problems.len() as u64;
+    let (ink, words) = match status.phase {
+        Phase::Stopping => (Ink::Warn, "is stopping: it stores what is left".to_owned()),
+        _ if problems > 0 => {
+            let needs = text::count(problems, "problem needs", "problems need");
+            (Ink::Bad, format!("is {}: {needs} attention", phase(status.phase)))
+        }
+        Phase::Starting => (Ink::Warn, "is starting: it looks for sessions".to_owned()),
+        Phase::Recording if status.pending.parts > 0 => {
+            (Ink::Warn, "is recording: something new is on its way".to_owned())
+        }
+        Phase::Recording => (Ink::Good, "is recording: everything is safe".to_owned()),
+    };
+    format!(
+        "{} {}\n",
+        terminal.paint(ink, "●"),
+        terminal.paint(Ink::Strong, &format!("tracecraftd {version} {words}"))
+    )
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Recording => "recording",
+        Phase::Stopping => "stopping",
+    }
+}
+
+fn stored(status: &Status, terminal: &Terminal) -> String {
+    match seconds_since(status.last_stored_at.as_deref(), terminal) {
+        Some(seconds) => {
+            let age = text::age(seconds);
+            format!("{}, the last of it {age} ago", text::bytes(status.stored_bytes))
+        }
+        None if status.stored_bytes == 0 => "nothing yet".to_owned(),
+        None => text::bytes(status.stored_bytes),
+    }
+}
+
+fn pending(status: &Status, terminal: &Terminal) -> String {
+    let pending = &status.pending;
+    if pending.parts == 0 {
+        return "nothing".to_owned();
+    }
+    let mut words = format!(
+        "{} in {}",
+        text::bytes(pending.bytes),
+        text::count(pending.parts, "part", "parts")
+    );
+    if let Some(seconds) = pending.oldest_seconds {
+        words.push_str(&format!(", the oldest for {}", text::age(seconds)));
+    }
+    words.push_str(" (safe on this machine)");
+    terminal.paint(Ink::Warn, &words)
+}
+
+fn sessions(status: &Status) -> String {
+    let counts = &status.sessions;
+    let parts = [
+        (counts.live, "live"),
+        (counts.pending, "with something pending"),
+        (counts.stopped, "stopped"),
+    ];
+    let parts: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let mut words = counts.total.to_string();
+    if !parts.is_empty() {
+        words.push_str(&format!(": {}", parts.join(", ")));
+    }
+    if counts.excluded > 0 {
+        words.push_str(&format!("; {} more left out by your rules", counts.excluded));
+    }
+    words
+}
+
+/// One row for each directory that is watched; those that do not exist share one.
+fn watching(roots: &[Root], terminal: &Terminal) -> Vec<(&'static str, String)> {
+    let there: Vec<&Root> = roots.iter().filter(|r| r.coverage != Coverage::Missing).collect();
+    let names: Vec<String> = there.iter().map(|root| text::line(&root.harness)).collect();
+    let name_columns = names.iter().map(|name| text::columns(name)).max().unwrap_or(0);
+    let mut rows = Vec::new();
+    for (root, name) in there.iter().zip(&names) {
+        let gap = " ".repeat(name_columns - text::columns(name) + 2);
+        let path = text::line(&terminal.path(&root.path));
+        let how = match root.coverage {
+            Coverage::Events => String::new(),
+            Coverage::Polled => terminal.paint(Ink::Faint, "  (polled: no events here)"),
+            Coverage::Unreadable => terminal.paint(Ink::Bad, "  (cannot be read)"),
+            Coverage::Missing => continue,
+        };
+        rows.push((
+            if rows.is_empty() { "watching" } else { "" },
+            format!("{name}{gap}{path}{how}"),
+        ));
+    }
+    let mut missing: Vec<String> = roots
+        .iter()
+        .filter(|root| root.coverage == Coverage::Missing)
+        .map(|root| text::line(&root.harness))
+        .collect();
+    missing.dedup();
+    if !missing.is_empty() {
+        let words = format!("not there yet: {}", missing.join(", "));
+        rows.push((
+            if rows.is_empty() { "watching" } else { "" },
+            terminal.paint(Ink::Faint, &words),
+        ));
+    }
+    rows
+}
+
+fn running(status: &Status) -> String {
+    let interval = match status.interval_ms {
+        ms if ms % 1000 == 0 => text::age(ms / 1000),
+        ms => format!("{ms} ms"),
+    };
+    format!(
+        "for {}, process {}, looks every {interval}",
+        text::duration(status.uptime_seconds),
+        status.pid
+    )
+}

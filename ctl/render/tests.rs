@@ -1,0 +1,335 @@
+//! What people and programs read, held against golden files in `tests/golden/ctl/`. With `TRACECRAFT_BLESS=1` the files are
+//! written anew; the diff is then for a person to judge.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+use serde::de::DeserializeOwned;
+use tracecraft::api::{
+    Coverage, ErrorBody, ErrorCode, Flushed, PROTOCOL, Pending, Phase, Problem, Progress, Root,
+    Session, SessionCounts, SessionList, SessionState, Status,
+};
+
+use super::*;
+
+/// A reader in Berlin on the second of July.
+pub(crate) fn terminal(columns: Option<usize>) -> Terminal {
+    Terminal {
+        columns,
+        colour: false,
+        progress: false,
+        now: "2026-07-02T10:00:00Z".parse().unwrap(),
+        zone: TimeZone::fixed(jiff::tz::offset(2)),
+        home: Some("/home/me".into()),
+    }
+}
+
+/// Compares with a golden file.
+pub(crate) fn golden(name: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ctl").join(name);
+    if std::env::var_os("TRACECRAFT_BLESS").is_some() {
+        File::create(&path).unwrap().write_all(actual.as_bytes()).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(expected == actual, "{name} is now:\n{actual}\nbut was:\n{expected}");
+}
+
+fn trouble(code: &str, message: &str, hint: Option<&str>) -> Problem {
+    Problem {
+        code: code.into(),
+        message: message.into(),
+        hint: hint.map(str::to_owned),
+        since: "2026-07-02T09:57:00Z".into(),
+    }
+}
+
+fn root(harness: &str, path: &str, coverage: Coverage) -> Root {
+    Root { harness: harness.into(), path: path.into(), coverage }
+}
+
+fn status() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        protocol: PROTOCOL,
+        pid: 4242,
+        uptime_seconds: 11_520,
+        phase: Phase::Recording,
+        store: "file:///home/me/.local/share/tracecraft/bucket".into(),
+        state_dir: "/home/me/.local/state/tracecraft".into(),
+        interval_ms: 5000,
+        redact: true,
+        roots: vec![
+            root("claude-code", "/home/me/.claude/projects", Coverage::Events),
+            root("codex", "/mnt/net/codex/sessions", Coverage::Polled),
+            root("openclaw", "/home/me/.openclaw/agents", Coverage::Missing),
+        ],
+        sessions: SessionCounts { total: 42, live: 2, pending: 0, stopped: 1, excluded: 3 },
+        stored_bytes: 124_151_234,
+        pending: Pending::default(),
+        last_stored_at: Some("2026-07-02T09:59:56Z".into()),
+        problems: vec![],
+    }
+}
+
+fn troubled_status() -> Status {
+    Status {
+        redact: false,
+        store: "s3://flight/recorder".into(),
+        interval_ms: 300,
+        roots: vec![root("codex", "/home/me/.codex/sessions", Coverage::Unreadable)],
+        sessions: SessionCounts { total: 7, live: 1, pending: 2, stopped: 0, excluded: 0 },
+        pending: Pending { parts: 12, bytes: 3_145_728, oldest_seconds: Some(200) },
+        last_stored_at: None,
+        problems: vec![
+            trouble(
+                "store_unavailable",
+                "s3://flight/recorder does not answer",
+                Some("look at the network; what is captured is kept and sent later"),
+            ),
+            trouble("redaction_off", "secrets are stored as they are", None),
+        ],
+        ..status()
+    }
+}
+
+fn session(harness: &str, id: &str, stored: Option<&str>) -> Session {
+    Session {
+        harness: harness.into(),
+        id: id.into(),
+        generation: 1,
+        state: SessionState::Idle,
+        source_path: format!("/home/me/sessions/{id}.jsonl"),
+        cwd: Some("/home/me/work/parser".into()),
+        parts: 14,
+        source_bytes: 1_300_000,
+        stored_bytes: 1_258_291,
+        pending_bytes: 0,
+        redactions: BTreeMap::new(),
+        started_at: Some("2026-07-02T08:00:00Z".into()),
+        last_stored_at: stored.map(str::to_owned),
+        ended_at: None,
+        problem: None,
+    }
+}
+
+fn list() -> SessionList {
+    let live = Session {
+        state: SessionState::Live,
+        pending_bytes: 2048,
+        cwd: Some("/home/me/a/very/long/way/down/to/the/project-数据/checkout".into()),
+        ..session(
+            "claude-code",
+            "3f2a9c1e-0a5b-4c7d-9e8f-112233445566",
+            Some("2026-07-02T09:59:58Z"),
+        )
+    };
+    let broken = Session {
+        problem: Some(trouble("source_unreadable", "the file cannot be read", Some("chmod u+r"))),
+        cwd: None,
+        ..session("codex", "01a202ff-e959-7981-a12a-3e16776f6a97", Some("2026-06-01T00:00:00Z"))
+    };
+    let sibling =
+        session("codex", "01a202ff-ee6e-7b72-a57d-3277c66a60d7", Some("2026-07-02T07:00:00.5Z"));
+    let claw = session("openclaw", "main__4c2c0f6c-4499-446f-920e-03b0709a0505", None);
+    SessionList { sessions: vec![broken, live, sibling, claw] }
+}
+
+#[test]
+fn status_answers_whether_all_is_safe_and_what_to_do() {
+    golden("status.txt", &status::text(&status(), &terminal(Some(80))));
+    golden("status-trouble.txt", &status::text(&troubled_status(), &terminal(Some(80))));
+}
+
+#[test]
+fn the_first_line_of_status_is_the_verdict() {
+    let first = |status: Status| {
+        status::text(&status, &terminal(None)).lines().next().unwrap_or_default().to_owned()
+    };
+    assert!(first(status()).ends_with("is recording: everything is safe"));
+    let starting = Status { phase: Phase::Starting, ..status() };
+    assert!(first(starting).ends_with("is starting: it looks for sessions"));
+    let stopping = Status { phase: Phase::Stopping, ..troubled_status() };
+    assert!(first(stopping).ends_with("is stopping: it stores what is left"));
+    let pending = Pending { parts: 1, bytes: 1, oldest_seconds: None };
+    assert!(!first(Status { pending, ..status() }).contains("safe"));
+    assert!(first(troubled_status()).ends_with("is recording: 2 problems need attention"));
+}
+
+#[test]
+fn a_list_fits_its_terminal_and_is_whole_in_a_pipe() {
+    golden("list.txt", &list::text(&list(), &terminal(None)));
+    golden("list-100.txt", &list::text(&list(), &terminal(Some(100))));
+    golden("list-60.txt", &list::text(&list(), &terminal(Some(60))));
+    for columns in 46..160 {
+        for line in list::text(&list(), &terminal(Some(columns))).lines().take(5) {
+            assert!(text::columns(line) <= columns, "{columns}: {line}");
+        }
+    }
+    assert_eq!(list::text(&SessionList { sessions: vec![] }, &terminal(None)), "no sessions yet\n");
+}
+
+/// What the contract says about short ids, in the simplest words: exact, else the one id that begins with what was typed;
+/// generations and sub-agents only where their marks are typed; OpenClaw also behind its agent; keys.
+fn resolve<'a>(list: &'a SessionList, typed: &str) -> Vec<&'a Session> {
+    let exact = |session: &&Session| {
+        session.id == typed || format!("{}/{}", session.harness, session.id) == typed
+    };
+    let found: Vec<_> = list.sessions.iter().filter(exact).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let begins = |session: &&Session| {
+        let id = session.id.as_str();
+        let offspring = list.sessions.iter().any(|parent| {
+            id.strip_prefix(&parent.id)
+                .is_some_and(|rest| rest.starts_with("__") || rest.starts_with('~'))
+        });
+        let stem =
+            id.split_once("__").filter(|_| session.harness == "openclaw").map(|(_, stem)| stem);
+        !offspring && (id.starts_with(typed) || stem.is_some_and(|stem| stem.starts_with(typed)))
+    };
+    list.sessions.iter().filter(begins).collect()
+}
+
+#[test]
+fn every_short_id_of_a_list_names_its_session_and_no_other() {
+    let ids = [
+        ("codex", "01a202ff-e959-7981-a12a-3e16776f6a97"),
+        ("codex", "01a202ff-e959-7981-a12a-3e16776f6a97__agent-01a2"),
+        ("codex", "01a202ff-e959-7981-a12a-3e16776f6a97~2"),
+        ("codex", "01a202ff-e959-7981-b000-000000000000"),
+        ("codex", "01a202ff-e959-7981-a12a-3e16776f6a97@0f0f0f0f"),
+        ("claude-code", "same-id-in-two-places"),
+        ("hermes", "same-id-in-two-places"),
+        ("hermes", "short"),
+        ("hermes", "shorter"),
+        ("openclaw", "main__01a202ff-e959-7981-c000-000000000000"),
+        ("openclaw", "main__01a202ff-e959-7981-c000-000000000000__sub"),
+        ("openclaw", "other__4c2c0f6c-4499-446f-920e-03b0709a0505"),
+        ("openclaw", "main__4c2c0f6c-4499-446f-920e-03b0709a0505"),
+        ("claude-code", "4c2c0f6c-0000-0000-0000-000000000000"),
+        ("claude-code", "数据数据数据数据数据一"),
+        ("claude-code", "数据数据数据数据数据二"),
+    ];
+    let sessions = ids.map(|(harness, id)| session(harness, id, None)).to_vec();
+    let list = SessionList { sessions };
+    let text = list::text(&list, &terminal(Some(200)));
+    let shown: Vec<&str> =
+        text.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(shown.len(), ids.len());
+    for (session, typed) in list.sessions.iter().zip(&shown) {
+        assert_eq!(resolve(&list, typed), [session], "{typed}");
+    }
+    assert!(shown[3].len() < 30 && shown[11].len() == 43, "{shown:?}");
+}
+
+#[test]
+fn the_small_verbs_say_what_they_did() {
+    let terminal = terminal(None);
+    let one = session("codex", "01a2", None);
+    let stopped = session::stopped(&Session { pending_bytes: 10, ..one.clone() }, &terminal);
+    assert!(stopped.starts_with("stopped codex/01a2: 1.2 MiB stored in 14 parts\n10 B more"));
+    assert_eq!(session::started(&one, &terminal), "following codex/01a2 again: idle\n");
+    let flushed = |sessions, parts, bytes| session::flushed(&Flushed { sessions, parts, bytes });
+    assert_eq!(flushed(3, 1, 2048), "stored 2.0 KiB in 1 part (3 sessions looked at)\n");
+    assert_eq!(flushed(1, 0, 0), "everything was stored already (1 session looked at)\n");
+    let done = |parts_before, parts_after, merged_bytes| {
+        compact::outcome(&Progress::Done { parts_before, parts_after, merged_bytes })
+    };
+    assert_eq!(done(9, 2, 4096), "merged 4.0 KiB from 9 parts into 2 parts\n");
+    assert_eq!(done(1, 1, 0), "nothing to merge: 1 part\n");
+}
+
+#[test]
+fn the_wire_shapes_are_those_of_the_golden_files() {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+        golden(name, &json(value));
+        assert_eq!(&serde_json::from_str::<T>(&json(value)).unwrap(), value);
+    }
+    let mut one = list().sessions.remove(1);
+    one.redactions.insert("aws-access-key".into(), 2);
+    check("status.json", &troubled_status());
+    check("sessions.json", &SessionList { sessions: vec![one, list().sessions.remove(0)] });
+    check("flushed.json", &Flushed { sessions: 3, parts: 2, bytes: 4096 });
+    let hint = Some("give more of the id".to_owned());
+    let message = "01 is a prefix of 01a2 and 01b3".to_owned();
+    let error = ErrorBody { code: ErrorCode::AmbiguousId, message, hint };
+    check("error.json", &error);
+    let error = ErrorBody { hint: None, ..error };
+    let progress = [
+        Progress::Working { done_bytes: 1024, total_bytes: 4096 },
+        Progress::Done { parts_before: 9, parts_after: 1, merged_bytes: 4096 },
+        Progress::Failed { error },
+    ];
+    let lines: String = progress.iter().map(|event| json_line(event) + "\n").collect();
+    golden("progress.jsonl", &lines);
+}
+
+#[test]
+fn no_text_from_outside_reaches_a_terminal_as_a_command() {
+    let evil = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\r\n\u{7f}";
+    let evil_problem = Problem {
+        code: evil.into(),
+        message: evil.into(),
+        hint: Some(evil.into()),
+        since: evil.into(),
+    };
+    let evil_session = Session {
+        source_path: evil.into(),
+        cwd: Some(evil.into()),
+        redactions: BTreeMap::from([(evil.to_owned(), 1)]),
+        started_at: Some(evil.into()),
+        last_stored_at: Some(evil.into()),
+        problem: Some(evil_problem.clone()),
+        generation: 2,
+        ..session(evil, evil, None)
+    };
+    let evil_status = Status {
+        version: evil.into(),
+        store: evil.into(),
+        state_dir: evil.into(),
+        roots: [Coverage::Events, Coverage::Polled, Coverage::Missing, Coverage::Unreadable]
+            .map(|coverage| root(evil, evil, coverage))
+            .to_vec(),
+        last_stored_at: Some(evil.into()),
+        problems: vec![evil_problem],
+        ..status()
+    };
+    let evil_list = SessionList { sessions: vec![evil_session.clone(), evil_session.clone()] };
+    for columns in [None, Some(80)] {
+        let terminal = terminal(columns);
+        for text in [
+            status::text(&evil_status, &terminal),
+            list::text(&evil_list, &terminal),
+            session::stopped(&evil_session, &terminal),
+            session::started(&evil_session, &terminal),
+            session::head(&evil_session, &terminal),
+            json(&evil_status),
+            json(&evil_list),
+        ] {
+            let bad = text.chars().find(|c| *c != '\n' && text::is_hostile(*c));
+            assert_eq!(bad, None, "{text}");
+        }
+    }
+    assert_eq!(serde_json::from_str::<SessionList>(&json(&evil_list)).unwrap(), evil_list);
+}
+
+#[test]
+fn colours_are_for_terminals_that_take_them() {
+    let coloured = Terminal { colour: true, ..terminal(Some(80)) };
+    let text = status::text(&troubled_status(), &coloured);
+    assert!(text.contains("\u{1b}[1;31m"));
+    let plain: String = {
+        let mut rest = text.as_str();
+        let mut plain = String::new();
+        while let Some((before, after)) = rest.split_once('\u{1b}') {
+            plain.push_str(before);
+            rest = after.split_once('m').unwrap().1;
+        }
+        plain + rest
+    };
+    assert_eq!(plain, status::text(&troubled_status(), &terminal(Some(80))));
+}

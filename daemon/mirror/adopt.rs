@@ -1,0 +1,466 @@
+//! Continuing a session that the store knows and the state does not: after a lost state, or one that another writer began.
+//!
+//! What is stored is walked along the redacted source until both agree to the end; then capture goes on from there. Where they
+//! disagree the source was rewritten, and the next generation begins. Parts that still wait in the outbox are taken along.
+//! A failure to read the store is an error to be tried again, never "nothing there".
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+
+use crate::durable::Blocking;
+use crate::harness::{Candidate, Facts, Standing};
+use crate::mirror::capture::Tools;
+use crate::mirror::find::NewFile;
+use crate::mirror::manifest::{self, Failure};
+use crate::outbox::Waiting;
+use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
+use crate::redact::Counts;
+use crate::source::{Cursor, Encoding, Next, Reading, SourceError, Stat, Unfinished};
+use crate::state::{PendingPart, Record};
+use crate::store::{ErrorKind, Store, StoreError};
+
+/// What adoption works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Adopter {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) tools: Tools,
+    pub(crate) blocking: Blocking,
+    /// RFC 3339.
+    pub(crate) now: String,
+}
+
+/// What the store and the outbox hold of one generation.
+#[derive(Debug)]
+struct Held {
+    key: SessionKey,
+    manifest: Manifest,
+    /// Objects in replay order that the manifest does not name yet.
+    unnamed: Vec<PartEntry>,
+    /// Parts in the outbox that go on where the objects end.
+    waiting: Vec<PendingPart>,
+    next_seq: u32,
+}
+
+/// Why a session could not be adopted now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    /// The store failed, or a manifest cannot be used.
+    #[error(transparent)]
+    Store(#[from] Failure),
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The source changed while it was walked: to be asked again.
+    #[error("the source changed while it was compared with what is stored")]
+    Changed,
+}
+
+impl From<StoreError> for AdoptError {
+    fn from(error: StoreError) -> AdoptError {
+        AdoptError::Store(error.into())
+    }
+}
+
+/// What became of it: records to commit, the followed one last.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    pub(crate) records: Vec<(SessionKey, Record)>,
+}
+
+impl Adopter {
+    /// Adopts the generations of a session that the store or the outbox has, for a file that was found. `waiting` are the
+    /// outbox's parts of all of them, `generations` their keys in order, at least one.
+    pub(crate) async fn adopt(
+        &self,
+        file: &NewFile,
+        generations: Vec<SessionKey>,
+        waiting: Vec<Waiting>,
+    ) -> Result<Adopted, AdoptError> {
+        let mut held = Vec::new();
+        for key in generations {
+            let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
+            held.push(self.held(key, own).await?);
+        }
+        // The newest generation is the likeliest; of the others one may be the file of a session that was set aside.
+        let mut followed = None;
+        for (at, one) in held.iter_mut().enumerate().rev() {
+            if let Some(walked) = self.walk(file, one).await? {
+                for (entry, range) in one.unnamed.iter_mut().zip(walked.unnamed) {
+                    entry.cursor_range = Some(range);
+                    entry.source_bytes = Some(range[1] - range[0]);
+                }
+                followed = Some((at, walked.cursor));
+                break;
+            }
+        }
+        let mut records = Vec::new();
+        for one in &mut held {
+            if !one.unnamed.is_empty() {
+                let named = manifest::name_parts(&*self.store, &one.key, None, &one.unnamed);
+                one.manifest = named.await?;
+            }
+            let record = self.record(file, one, Cursor::start(file.stat));
+            records.push((one.key.clone(), Record { superseded: true, ..record }));
+        }
+        let newest = records.len() - 1;
+        match followed {
+            Some((at, cursor)) if at == newest => {
+                records[at].1 = Record { cursor, superseded: false, ..records[at].1.clone() };
+            }
+            // An older life whose file is still there: it is complete, and the newest one's own file will turn up.
+            Some((at, cursor)) if file.archived() => records[at].1.cursor = cursor,
+            Some(_) => {
+                let why = "its source is as it was in an earlier generation";
+                records.push(self.next_generation(file, &records[newest], why));
+            }
+            None => {
+                let why = "its source is not what is stored";
+                records.push(self.next_generation(file, &records[newest], why));
+            }
+        }
+        Ok(Adopted { records })
+    }
+
+    /// Adopts parts in the outbox whose source is nowhere to be found, so that they are sent all the same.
+    pub(crate) async fn adopt_orphans(
+        &self,
+        key: SessionKey,
+        waiting: Vec<Waiting>,
+    ) -> Result<Adopted, AdoptError> {
+        let mut held = self.held(key.clone(), waiting).await?;
+        if !held.unnamed.is_empty() {
+            let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
+            held.manifest = named.await?;
+        }
+        let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
+        let record = self.record(&file, &held, Cursor::start(file.stat));
+        Ok(Adopted { records: vec![(key, Record { gone: true, superseded: true, ..record })] })
+    }
+
+    fn next_generation(
+        &self,
+        file: &NewFile,
+        (key, old): &(SessionKey, Record),
+        reason: &str,
+    ) -> (SessionKey, Record) {
+        let record = Record {
+            cursor: Cursor::start(file.stat),
+            next_seq: 0,
+            pending: Vec::new(),
+            totals: Default::default(),
+            ended_at: None,
+            superseded: false,
+            reason: Some(reason.to_owned()),
+            manifest_due: false,
+            compaction: None,
+            ..old.clone()
+        };
+        (key.with_generation(key.generation() + 1), record)
+    }
+
+    fn record(&self, file: &NewFile, held: &Held, cursor: Cursor) -> Record {
+        let manifest = &held.manifest;
+        Record {
+            source: file.candidate.path.clone(),
+            encoding: file.candidate.encoding,
+            cwd: file.facts.cwd.clone().or(manifest.cwd.clone()),
+            started_at: manifest
+                .started_at
+                .clone()
+                .or(file.facts.started_at.clone())
+                .unwrap_or_else(|| self.now.clone()),
+            cursor,
+            next_seq: held.next_seq,
+            pending: held.waiting.clone(),
+            totals: manifest::totals(manifest),
+            ended_at: manifest.ended_at.clone(),
+            archived: file.archived(),
+            gone: false,
+            stopped: !manifest.followed,
+            superseded: false,
+            reason: manifest.reason.clone(),
+            manifest_due: false,
+            compaction: None,
+        }
+    }
+
+    /// Reads what the store has of a generation and puts the outbox's parts behind it.
+    async fn held(&self, key: SessionKey, waiting: Vec<Waiting>) -> Result<Held, AdoptError> {
+        let store = &*self.store;
+        let manifest = manifest::read(store, &key).await?.unwrap_or_else(|| Manifest::new(&key));
+        let listed = manifest::list_parts(store, &key).await?;
+        let order = manifest::replay_order(&manifest, &listed);
+        let mut unnamed = Vec::new();
+        for (name, size) in order.iter().skip(manifest.parts.len()) {
+            unnamed.push(self.unnamed_entry(&key, name, *size).await?);
+        }
+        self.sweep_leftovers(&key, &manifest, &listed).await?;
+        let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
+        let mut held =
+            Held { key, next_seq: next_seq.max(manifest.next_seq), manifest, unnamed, waiting: Vec::new() };
+        self.take_waiting(&mut held, waiting)?;
+        Ok(held)
+    }
+
+    /// An object that no manifest names yet: its range is not known until the source was walked, its digest is.
+    async fn unnamed_entry(
+        &self,
+        key: &SessionKey,
+        name: &PartName,
+        size: u64,
+    ) -> Result<PartEntry, AdoptError> {
+        let object = key.part_key(name);
+        let mut reader = self.store.get(&object).await?.reader;
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let n = reader.read(&mut buffer).await.map_err(|e| StoreError {
+                kind: ErrorKind::Unavailable,
+                operation: "get",
+                object: object.clone(),
+                source: e.into(),
+            })?;
+            if n == 0 {
+                break;
+            }
+            digest.update(&buffer[..n]);
+        }
+        Ok(PartEntry {
+            seq: name.seq,
+            uuid: name.uuid.clone(),
+            cursor_range: None,
+            source_bytes: None,
+            uploaded_bytes: size,
+            redactions: Counts::new(),
+            uploaded_at: self.now.clone(),
+            compacted_from: None,
+            sha256: Some(hex(&digest.finalize())),
+            other: serde_json::Map::new(),
+        })
+    }
+
+    /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and covered by what is named.
+    async fn sweep_leftovers(
+        &self,
+        key: &SessionKey,
+        manifest: &Manifest,
+        listed: &[(PartName, u64)],
+    ) -> Result<(), AdoptError> {
+        let ranges: Vec<[u64; 2]> = manifest.parts.iter().filter_map(|p| p.cursor_range).collect();
+        let covered = ranges.len() == manifest.parts.len()
+            && ranges.first().is_some_and(|first| first[0] == 0)
+            && ranges.windows(2).all(|pair| pair[0][1] == pair[1][0]);
+        if !covered {
+            return Ok(());
+        }
+        for (name, _) in listed {
+            let named = manifest.parts.iter().any(|part| part.name() == *name);
+            if name.seq < manifest.next_seq && !named {
+                self.store.delete(&key.part_key(name)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the outbox's parts that abut, in order. Others were stored already, or never committed.
+    fn take_waiting(&self, held: &mut Held, waiting: Vec<Waiting>) -> Result<(), AdoptError> {
+        let stored: Vec<PartName> = held.manifest.parts.iter().chain(&held.unnamed).map(PartEntry::name).collect();
+        let mut end = if held.unnamed.is_empty() { held.manifest.end() } else { None };
+        for one in waiting {
+            if stored.contains(&one.name) || one.name.seq < held.next_seq {
+                continue;
+            }
+            // Where stored objects have no known range, the number alone says that nothing is missing between them.
+            let follows = end.is_none_or(|end| end == one.range[0]) && one.name.seq == held.next_seq;
+            if !follows {
+                continue;
+            }
+            let bytes = self.tools.disk.read(&one.path).map_err(|source| SourceError::Io {
+                path: one.path.display().to_string(),
+                source,
+            })?;
+            let sha256 = hex(&Sha256::digest(&bytes));
+            if !sha256.starts_with(&one.name.uuid) {
+                continue; // Torn by a power loss before it was committed.
+            }
+            end = Some(one.range[1]);
+            held.next_seq = one.name.seq + 1;
+            held.waiting.push(PendingPart {
+                seq: one.name.seq,
+                sha256,
+                range: one.range,
+                bytes: one.bytes,
+                redactions: Counts::new(),
+                cut: false,
+                captured_at: self.now.clone(),
+                stored_at: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Walks what is held along the redacted source. `Some`: all of it agrees.
+    async fn walk(&self, file: &NewFile, held: &Held) -> Result<Option<Walked>, AdoptError> {
+        let named = held.manifest.parts.iter().map(|entry| (Expected::of_entry(entry), false));
+        let unnamed = held.unnamed.iter().map(|entry| (Expected::of_entry(entry), true));
+        let waiting = held.waiting.iter().map(|part| (Expected::of_part(part), false));
+        let expected = named.chain(unnamed).chain(waiting).collect();
+        let (path, encoding) = (file.candidate.path.clone(), file.candidate.encoding);
+        let start = Cursor::start(file.stat);
+        let tools = self.tools.clone();
+        self.blocking.run(move || walk(&tools, &path, encoding, start, expected)).await
+    }
+}
+
+/// A stored or captured part, as the walk has to meet it.
+#[derive(Debug, Clone)]
+struct Expected {
+    bytes: u64,
+    range: Option<[u64; 2]>,
+    /// SHA-256, or nothing in a part that another writer named at random.
+    sha256: Option<String>,
+}
+
+impl Expected {
+    fn of_entry(entry: &PartEntry) -> Expected {
+        Expected {
+            bytes: entry.uploaded_bytes,
+            range: entry.cursor_range,
+            sha256: entry.sha256.clone(),
+        }
+    }
+
+    fn of_part(part: &PendingPart) -> Expected {
+        let sha256 = Some(part.sha256.clone());
+        Expected { bytes: part.bytes, range: Some(part.range), sha256 }
+    }
+
+    fn is(&self, bytes: u64, digest: Sha256) -> bool {
+        let digest = hex(&digest.finalize());
+        self.bytes == bytes && self.sha256.as_ref().is_none_or(|sha256| *sha256 == digest)
+    }
+}
+
+/// A walk that agreed to the end.
+#[derive(Debug)]
+struct Walked {
+    /// After all that is held.
+    cursor: Cursor,
+    /// Ranges of the objects that no manifest names.
+    unnamed: Vec<[u64; 2]>,
+}
+
+fn walk(
+    tools: &Tools,
+    path: &Path,
+    encoding: Encoding,
+    start: Cursor,
+    expected: Vec<(Expected, bool)>,
+) -> Result<Option<Walked>, AdoptError> {
+    let mut walk = Walk { tools, path, encoding, cursor: start };
+    let mut unnamed = Vec::new();
+    for (part, is_unnamed) in expected {
+        let from = walk.cursor.offset;
+        let agrees = match part.range {
+            Some([start, end]) => start == from && walk.along(end, &part)?,
+            None => walk.until_found(&part)?,
+        };
+        if !agrees {
+            return Ok(None);
+        }
+        if is_unnamed {
+            unnamed.push([from, walk.cursor.offset]);
+        }
+    }
+    Ok(Some(Walked { cursor: walk.cursor, unnamed }))
+}
+
+/// A place in the source up to which stored and redacted bytes agree.
+struct Walk<'a> {
+    tools: &'a Tools,
+    path: &'a Path,
+    encoding: Encoding,
+    cursor: Cursor,
+}
+
+impl Walk<'_> {
+    fn open(&self) -> Result<Option<Reading>, AdoptError> {
+        match Reading::open(&*self.tools.files, self.path, self.encoding, &self.cursor)? {
+            Ok(reading) => Ok(Some(reading)),
+            Err(_) => Err(AdoptError::Changed), // It agreed a moment ago.
+        }
+    }
+
+    /// Goes on to `end` and compares what lies between with a part.
+    fn along(&mut self, end: u64, part: &Expected) -> Result<bool, AdoptError> {
+        let Some(mut reading) = self.open()? else { return Ok(false) };
+        let (mut bytes, mut digest) = (0, Sha256::new());
+        let mut redacted = Vec::new();
+        while self.cursor.offset < end {
+            let chunk = match reading.next_until(end)? {
+                Next::Chunk(chunk) if chunk.cursor.offset <= end => chunk,
+                Next::Chunk(_) | Next::End { .. } => return Ok(false),
+                Next::Changed => return Err(AdoptError::Changed),
+            };
+            redacted.clear();
+            let redactor = &self.tools.redactor;
+            redactor.redact(&chunk.context, &chunk.bytes, &mut redacted, &mut Counts::new());
+            digest.update(&redacted);
+            bytes += redacted.len() as u64;
+            if bytes > part.bytes {
+                return Ok(false);
+            }
+            self.cursor = chunk.cursor;
+        }
+        Ok(part.is(bytes, digest))
+    }
+
+    /// Goes on record by record until the redacted bytes are as many as the part's, and compares them.
+    fn until_found(&mut self, part: &Expected) -> Result<bool, AdoptError> {
+        let Some(mut reading) = self.open()? else { return Ok(false) };
+        let (mut bytes, mut at) = (0, self.cursor.offset);
+        let mut redacted = Vec::new();
+        'source: while bytes < part.bytes {
+            let chunk = match reading.next(Unfinished::Take)? {
+                Next::Chunk(chunk) => chunk,
+                Next::End { .. } => return Ok(false),
+                Next::Changed => return Err(AdoptError::Changed),
+            };
+            let mut context = chunk.context.as_slice();
+            for record in chunk.bytes.split_inclusive(|byte| *byte == b'\n') {
+                redacted.clear();
+                let redactor = &self.tools.redactor;
+                redactor.redact(context, record, &mut redacted, &mut Counts::new());
+                context = &[];
+                bytes += redacted.len() as u64;
+                at += record.len() as u64;
+                if bytes >= part.bytes {
+                    break 'source;
+                }
+            }
+        }
+        drop(reading);
+        self.along(at, part)
+    }
+}
+
+/// Stands in for a file that is nowhere.
+impl NewFile {
+    fn vanished(key: &SessionKey, source: Option<&str>) -> NewFile {
+        NewFile {
+            candidate: Candidate {
+                harness: "",
+                path: PathBuf::from(source.unwrap_or(key.id())),
+                id: String::new(),
+                id_from_records: false,
+                encoding: Encoding::Plain,
+                standing: Standing::Archived(String::new()),
+            },
+            stat: Stat { dev: 0, ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 },
+            facts: Facts::default(),
+        }
+    }
+}

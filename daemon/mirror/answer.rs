@@ -1,0 +1,561 @@
+//! What the mirror answers: status, lists, replays, and waits that end when all that was there is safe.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::handle::{Answer, Command, Replay};
+use super::replay::{PIECES_MAX, replay};
+use super::{DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_STALL, Summary};
+use crate::api::{
+    self, ErrorBody, ErrorCode, Flushed, PROTOCOL, Pending, Phase, Session, SessionCounts,
+    SessionList, SessionState, Status,
+};
+use crate::part::{SessionKey, printable};
+use crate::state::{Change, Record};
+
+/// Somebody who waits until sessions are safe.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    /// A scan that began after the call has to end first.
+    scan: u64,
+    /// Sessions that are to be looked at; `None` until that scan is done.
+    unlooked: Option<BTreeSet<SessionKey>>,
+    /// One session, or all.
+    only: Option<SessionKey>,
+    /// Parts below these numbers are to be stored and named.
+    targets: BTreeMap<SessionKey, u32>,
+    parts_before: u64,
+    bytes_before: u64,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Nobody,
+    Flushed(oneshot::Sender<Answer<Flushed>>),
+    Stopped(oneshot::Sender<Answer<Session>>),
+}
+
+impl Engine {
+    pub(super) fn command(&mut self, command: Command) {
+        // An asker that has gone away is no fault of ours: a failed reply is dropped.
+        match command {
+            Command::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Command::List(reply) => drop(reply.send(Ok(self.list()))),
+            Command::Replay { id, generation, tail, reply } => {
+                drop(reply.send(self.begin_replay(&id, generation, tail)));
+            }
+            Command::Compact { id, keep_tail, progress } => self.compact(&id, keep_tail, progress),
+            Command::Stop { id, reply } => self.stop(&id, reply),
+            Command::Start { id, reply } => drop(reply.send(self.start(&id))),
+            Command::Flush { id: None, reply } => self.flush_all(Some(reply)),
+            Command::Flush { id: Some(id), reply } => match self.current(&id) {
+                Ok(key) => {
+                    self.mark_dirty(&key);
+                    self.wait_for(Some(key), Reply::Flushed(reply));
+                }
+                Err(error) => drop(reply.send(Err(error))),
+            },
+        }
+    }
+
+    /// Looks everywhere and at everything, at once.
+    pub(super) fn flush_all(&mut self, reply: Option<oneshot::Sender<Answer<Flushed>>>) {
+        self.scan_at = Instant::now();
+        self.wait_for(None, reply.map_or(Reply::Nobody, Reply::Flushed));
+    }
+
+    fn wait_for(&mut self, only: Option<SessionKey>, reply: Reply) {
+        let unlooked = only.clone().map(|key| BTreeSet::from([key]));
+        self.waiters.push(Waiter {
+            // A scan that is under way may have passed the newest file already.
+            scan: if only.is_some() { 0 } else { self.scans + 1 },
+            unlooked,
+            only,
+            targets: BTreeMap::new(),
+            parts_before: self.summary.parts,
+            bytes_before: self.summary.bytes,
+            reply,
+        });
+        self.tick_at = self.tick_at.map(|_| Instant::now());
+        let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
+        keys.iter().for_each(|key| self.queue_send(key));
+    }
+
+    /// A session was looked at to its end, or cannot be looked at.
+    pub(super) fn note_looked(&mut self, key: &SessionKey) {
+        for waiter in &mut self.waiters {
+            if let Some(unlooked) = &mut waiter.unlooked {
+                unlooked.remove(key);
+            }
+        }
+    }
+
+    /// A generation ended: who waits for the session waits for the next one.
+    pub(super) fn note_superseded(&mut self, key: &SessionKey) {
+        let next = self.newest(key).map(|(next, _)| next.clone());
+        for waiter in &mut self.waiters {
+            if let Some(unlooked) = &mut waiter.unlooked
+                && unlooked.remove(key)
+            {
+                unlooked.extend(next.clone().filter(|next| next != key));
+            }
+        }
+    }
+
+    /// Answers whoever waits for something that is now so.
+    pub(super) fn answer_waiters(&mut self) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let mut waiters = std::mem::take(&mut self.waiters);
+        let mut waiting = Vec::new();
+        for mut waiter in waiters.drain(..) {
+            if self.is_answered(&mut waiter) {
+                self.reply(waiter);
+            } else {
+                waiting.push(waiter);
+            }
+        }
+        waiting.append(&mut self.waiters);
+        self.waiters = waiting;
+    }
+
+    fn is_answered(&mut self, waiter: &mut Waiter) -> bool {
+        if waiter.unlooked.is_none() {
+            let scanned = self.scan_done >= waiter.scan && self.nothing_to_place();
+            if !scanned {
+                return false;
+            }
+            let followed = |(key, record): (&SessionKey, &Record)| {
+                let excluded = self.live.get(key).is_some_and(|live| live.excluded);
+                (!record.superseded && !record.stopped && !record.gone && !excluded)
+                    .then(|| key.clone())
+            };
+            let keys: BTreeSet<SessionKey> =
+                self.state.state().sessions.iter().filter_map(followed).collect();
+            keys.iter().for_each(|key| self.mark_dirty(key));
+            waiter.unlooked = Some(keys);
+            return false;
+        }
+        if waiter.unlooked.as_ref().is_some_and(|keys| !keys.is_empty()) {
+            return false;
+        }
+        if waiter.targets.is_empty() {
+            let wanted = |key: &SessionKey| {
+                waiter.only.as_ref().is_none_or(|only| {
+                    only.harness() == key.harness() && only.base() == key.base()
+                })
+            };
+            let sessions = self.state.state().sessions.iter();
+            waiter.targets = sessions
+                .filter(|(key, _)| wanted(key))
+                .map(|(key, record)| (key.clone(), record.next_seq))
+                .collect();
+        }
+        waiter.targets.iter().all(|(key, target)| self.is_safe(key, *target))
+    }
+
+    /// Whether all parts below a number are stored and named, and the manifest says what the record says.
+    fn is_safe(&self, key: &SessionKey, below: u32) -> bool {
+        self.state.get(key).is_none_or(|record| {
+            let due = record.manifest_due && record.totals.parts > 0;
+            !due && !record.pending.iter().any(|part| part.seq < below)
+        })
+    }
+
+    fn reply(&mut self, waiter: Waiter) {
+        match waiter.reply {
+            Reply::Nobody => {}
+            Reply::Flushed(reply) => {
+                let flushed = Flushed {
+                    sessions: waiter.targets.len() as u64,
+                    parts: self.summary.parts - waiter.parts_before,
+                    bytes: self.summary.bytes - waiter.bytes_before,
+                };
+                drop(reply.send(Ok(flushed)));
+            }
+            Reply::Stopped(reply) => {
+                let Some(key) = waiter.only else { return };
+                match self.state.get(&key) {
+                    Some(record) if record.stopped => {
+                        drop(reply.send(Ok(self.session(&key, record))));
+                    }
+                    // The last flush is done: now it is ended, and the manifest has to say so too.
+                    Some(record) => self.end_stopped(key.clone(), record.clone(), reply),
+                    None => drop(reply.send(Err(no_such(key.id())))),
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, id: &str, reply: oneshot::Sender<Answer<Session>>) {
+        match self.current(id) {
+            Ok(key) => {
+                let done = self.state.get(&key).is_some_and(|r| r.stopped || r.gone);
+                self.mark_dirty(&key);
+                self.wait_for(Some(key.clone()), Reply::Stopped(reply));
+                if done || self.live.get(&key).is_some_and(|l| l.excluded) {
+                    self.note_looked(&key);
+                }
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn end_stopped(
+        &mut self,
+        key: SessionKey,
+        mut record: Record,
+        reply: oneshot::Sender<Answer<Session>>,
+    ) {
+        record.stopped = true;
+        record.ended_at.get_or_insert_with(|| self.now_text());
+        record.manifest_due = true;
+        if self.commit(vec![Change::Session { key: key.clone(), record: Box::new(record) }]) {
+            info!(session = %key, "stopped");
+            self.dirty.remove(&key);
+            self.wait_for(Some(key.clone()), Reply::Stopped(reply));
+            self.note_looked(&key);
+        } else {
+            drop(reply.send(Err(error(ErrorCode::Internal, "the state cannot be written now"))));
+        }
+    }
+
+    fn start(&mut self, id: &str) -> Answer<Session> {
+        let key = self.current(id)?;
+        let Some(record) = self.state.get(&key) else { return Err(no_such(id)) };
+        let record =
+            Record { stopped: false, ended_at: None, manifest_due: true, ..record.clone() };
+        let change = Change::Session { key: key.clone(), record: Box::new(record.clone()) };
+        if !self.commit(vec![change]) {
+            return Err(error(ErrorCode::Internal, "the state cannot be written now"));
+        }
+        self.live(&key).trusted = false;
+        self.mark_dirty(&key);
+        self.queue_send(&key);
+        Ok(self.session(&key, &record))
+    }
+
+    fn compact(&mut self, id: &str, keep_tail: usize, progress: mpsc::Sender<api::Progress>) {
+        match self.current(id) {
+            Ok(key) => self.begin_compaction(key, keep_tail, progress),
+            Err(error) => drop(progress.try_send(api::Progress::Failed { error })),
+        }
+    }
+
+    fn begin_replay(
+        &mut self,
+        id: &str,
+        generation: Option<u32>,
+        tail: Option<u64>,
+    ) -> Answer<Replay> {
+        let mut key = self.current(id)?;
+        if let Some(generation) = generation {
+            key = key.with_generation(generation);
+        }
+        let Some(record) = self.state.get(&key) else {
+            return Err(no_such(&format!("{id}, generation {}", key.generation())));
+        };
+        let session = self.session(&key, record);
+        let (to, bytes) = mpsc::channel(PIECES_MAX);
+        let store = self.tools.store.clone();
+        self.jobs.push(Box::pin(async move {
+            replay(store, key, tail, to).await;
+            Done::Replayed
+        }));
+        Ok(Replay { session, bytes })
+    }
+
+    /// The session that somebody means: exact ids win, then unique prefixes. Without a typed `~`, its newest generation.
+    fn current(&self, typed: &str) -> Answer<SessionKey> {
+        let key = self.meant(typed)?;
+        if typed.contains('~') {
+            return Ok(key);
+        }
+        Ok(self.newest(&key.with_generation(1)).map_or(key, |(newest, _)| newest.clone()))
+    }
+
+    fn meant(&self, typed: &str) -> Answer<SessionKey> {
+        let (harness, id) = match typed.split_once('/') {
+            Some((harness, id)) => (Some(harness), id),
+            None => (None, typed),
+        };
+        let wanted = |key: &&SessionKey| harness.is_none_or(|h| h == key.harness());
+        let sessions = &self.state.state().sessions;
+        let exact: Vec<&SessionKey> = sessions
+            .keys()
+            .filter(wanted)
+            .filter(|key| key.id() == id || (!id.contains('~') && key.base() == id))
+            .collect();
+        let prefix = || sessions.keys().filter(wanted).filter(|key| is_short_for(id, key)).collect();
+        let matches: Vec<&SessionKey> =
+            if exact.is_empty() && !id.is_empty() { prefix() } else { exact };
+        let bases: BTreeSet<SessionKey> = matches
+            .iter()
+            .map(|key| if id.contains('~') { (*key).clone() } else { key.with_generation(1) })
+            .collect();
+        let mut bases = bases.into_iter();
+        match (bases.next(), bases.next()) {
+            (None, _) => Err(no_such(typed)),
+            (Some(key), None) => Ok(key),
+            (Some(first), Some(second)) => {
+                let more = bases.count();
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                Err(ErrorBody {
+                    code: ErrorCode::AmbiguousId,
+                    message: format!(
+                        "{:?} matches several sessions: {first}, {second}{more}",
+                        printable(typed)
+                    ),
+                    hint: Some("type more of the id, or the harness before it".to_owned()),
+                })
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut counts = SessionCounts { excluded: self.excluded.len() as u64, ..Default::default() };
+        let mut pending = Pending::default();
+        let mut oldest: Option<&str> = None;
+        let mut stored_bytes = 0;
+        let mut problems: Vec<api::Problem> = self.problems.values().cloned().collect();
+        for (key, record) in &self.state.state().sessions {
+            let live = self.live.get(key);
+            stored_bytes += record.totals.bytes;
+            if !record.superseded {
+                counts.total += 1;
+                counts.live += u64::from(self.session_state(key, record) == SessionState::Live);
+                counts.stopped += u64::from(record.stopped);
+                counts.excluded += u64::from(live.is_some_and(|l| l.excluded));
+            }
+            let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
+            let mut any = false;
+            for part in unsent {
+                any = true;
+                pending.parts += 1;
+                pending.bytes += part.bytes;
+                let at = part.captured_at.as_str();
+                oldest = Some(oldest.map_or(at, |o| o.min(at)));
+            }
+            counts.pending += u64::from(any);
+            problems.extend(live.and_then(|l| l.problem.clone()).map(|p| api::Problem {
+                message: format!("{key}: {}", p.message),
+                ..p
+            }));
+        }
+        pending.oldest_seconds = oldest.and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(|at| {
+            u64::try_from(self.tools.clock.now().as_second() - at.as_second()).unwrap_or(0)
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            phase: self.phase,
+            store: self.settings.store_url.clone(),
+            state_dir: self.settings.state_dir.display().to_string(),
+            interval_ms: u64::try_from(self.settings.interval.as_millis()).unwrap_or(u64::MAX),
+            redact: self.settings.redact,
+            roots: self.roots.clone(),
+            sessions: counts,
+            stored_bytes,
+            pending,
+            last_stored_at: self.last_stored_at.clone(),
+            problems,
+        }
+    }
+
+    fn list(&self) -> SessionList {
+        let records = self.state.state().sessions.iter();
+        let mut sessions: Vec<Session> =
+            records.map(|(key, record)| self.session(key, record)).collect();
+        sessions.sort_by(|a, b| b.last_stored_at.cmp(&a.last_stored_at));
+        SessionList { sessions }
+    }
+
+    fn session(&self, key: &SessionKey, record: &Record) -> Session {
+        let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
+        let stored: Vec<_> = record.pending.iter().filter(|p| p.stored_at.is_some()).collect();
+        let mut redactions = record.totals.redactions.clone();
+        for (name, count) in record.pending.iter().flat_map(|p| &p.redactions) {
+            *redactions.entry(name.clone()).or_default() += count;
+        }
+        Session {
+            harness: key.harness().to_owned(),
+            id: key.id().to_owned(),
+            generation: key.generation(),
+            state: self.session_state(key, record),
+            source_path: record.source.to_string_lossy().into_owned(),
+            cwd: record.cwd.clone(),
+            parts: record.totals.parts + stored.len() as u64,
+            source_bytes: record.cursor.offset,
+            stored_bytes: record.totals.bytes + stored.iter().map(|p| p.bytes).sum::<u64>(),
+            pending_bytes: unsent.map(|p| p.bytes).sum(),
+            redactions,
+            started_at: Some(record.started_at.clone()),
+            last_stored_at: stored
+                .last()
+                .and_then(|p| p.stored_at.clone())
+                .or(record.totals.last_stored_at.clone()),
+            ended_at: record.ended_at.clone(),
+            problem: self.live.get(key).and_then(|l| l.problem.clone()),
+        }
+    }
+
+    fn session_state(&self, key: &SessionKey, record: &Record) -> SessionState {
+        let captured = self.live.get(key).and_then(|l| l.captured_at);
+        match record {
+            r if r.superseded => SessionState::Superseded,
+            r if r.stopped => SessionState::Stopped,
+            r if r.gone => SessionState::Gone,
+            r if r.archived || r.ended_at.is_some() => SessionState::Ended,
+            _ if captured.is_some_and(|at| at.elapsed() < IDLE_AFTER) => SessionState::Live,
+            _ => SessionState::Idle,
+        }
+    }
+}
+
+// The end.
+impl Engine {
+    /// Last flush: looks at whatever may have something new, then says in the manifests that the sessions ended.
+    pub(super) fn begin_drain(&mut self) {
+        info!("draining: a second signal ends at once");
+        self.phase = Phase::Stopping;
+        self.drain_until = Some(Instant::now() + DRAIN_MAX);
+        let taken = self.tools.hints.take();
+        let mut keys: Vec<SessionKey> =
+            taken.paths.iter().filter_map(|path| self.by_path.get(path).cloned()).collect();
+        // Events can be late; whoever wrote since the start may have written just now.
+        let touched = self.live.iter().filter(|(_, live)| live.captured_at.is_some());
+        keys.extend(touched.map(|(key, _)| key.clone()));
+        if taken.rescan {
+            keys = self.state.state().sessions.keys().cloned().collect();
+        }
+        keys.iter().for_each(|key| self.mark_dirty(key));
+        self.timers.clear();
+        self.unplaced.clear();
+        self.tick_at = Some(Instant::now());
+    }
+
+    /// Between the last look and the end: once nothing is being captured, sessions are said to have ended.
+    pub(super) fn drain_step(&mut self) {
+        if self.phase != Phase::Stopping {
+            return;
+        }
+        let captured = !self.capturing && self.pass.is_empty() && self.dirty.is_empty();
+        if captured && !self.ends_said {
+            self.ends_said = true;
+            let now = self.now_text();
+            let live = &self.live;
+            let sessions = self.state.state().sessions.iter();
+            let changes = sessions
+                .filter(|(key, r)| {
+                    let touched = live.get(key).is_some_and(|l| l.captured_at.is_some());
+                    touched && !r.superseded && r.ended_at.is_none()
+                })
+                .map(|(key, record)| {
+                    let ended_at = Some(now.clone());
+                    let record = Record { ended_at, manifest_due: true, ..record.clone() };
+                    Change::Session { key: key.clone(), record: Box::new(record) }
+                })
+                .collect::<Vec<_>>();
+            if !self.settings.once {
+                self.commit(changes);
+            }
+            let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
+            keys.iter().for_each(|key| self.queue_send(key));
+            self.start_sends();
+        }
+    }
+
+    pub(super) fn is_finished(&mut self) -> bool {
+        if self.ended {
+            return true;
+        }
+        if self.settings.once && self.phase != Phase::Stopping {
+            if self.is_settled() {
+                self.begin_drain();
+                self.drain_step();
+            } else if self.progress_at.elapsed() >= ONCE_STALL {
+                warn!("no progress for {} s: giving up", ONCE_STALL.as_secs());
+                return true;
+            }
+        }
+        if self.phase != Phase::Stopping {
+            return false;
+        }
+        let sending = self.sends > 0 || (!self.to_send.is_empty() && self.store_is_open());
+        let merging = self.compactions.values().any(super::deliver::Running::is_swapping);
+        let late = self.drain_until.is_some_and(|until| until <= Instant::now());
+        late || (self.ends_said && !self.capturing && !sending && !merging)
+    }
+
+    /// Whether `--once` has nothing left to wait for.
+    fn is_settled(&self) -> bool {
+        let unsafe_pending = self.state.state().sessions.iter().any(|(key, record)| {
+            let held = self.live.get(key).is_some_and(|l| l.held_until.is_some());
+            !held && !record.pending.is_empty()
+        });
+        self.scan_done > 0
+            && self.nothing_to_place()
+            && self.orphans.is_empty()
+            && self.dirty.is_empty()
+            && self.pass.is_empty()
+            && self.jobs.is_empty()
+            && self.timers.iter().all(|(_, key)| {
+                self.live.get(key).is_some_and(|l| l.held_until.is_some())
+            })
+            && self.compactions.is_empty()
+            && !unsafe_pending
+    }
+
+    pub(super) fn sum_up(&self) -> Summary {
+        let mut summary = self.summary.clone();
+        for (key, record) in &self.state.state().sessions {
+            summary.sessions += u64::from(!record.superseded);
+            summary.unsent_parts += record.pending.iter().filter(|p| p.stored_at.is_none()).count() as u64;
+            let problem = self.live.get(key).and_then(|l| l.problem.as_ref());
+            summary.failures.extend(problem.map(|p| format!("{key}: {}", p.message)));
+        }
+        for ((code, _), problem) in &self.problems {
+            // A file that was never a session is worth a word; everything else means that something is not safe.
+            let harmless = ["source_unreadable", "redaction_off"].contains(code);
+            let list = if harmless { &mut summary.problems } else { &mut summary.failures };
+            list.push(problem.message.clone());
+        }
+        summary
+    }
+}
+
+/// Whether what was typed is a prefix that may stand for the session: generations and sub-agents only when typed, OpenClaw's
+/// ids also after `agent__`.
+fn is_short_for(typed: &str, key: &SessionKey) -> bool {
+    let id = key.id();
+    let short = |id: &str| {
+        id.strip_prefix(typed)
+            .is_some_and(|rest| !rest.contains("__") && (!rest.contains('~') || typed.contains('~')))
+    };
+    if key.harness() == "openclaw"
+        && let Some((agent, own)) = id.split_once("__")
+    {
+        return short(own) || agent.starts_with(typed) || short(id);
+    }
+    // Of a session with generations, its base stands for all of them.
+    short(id) || (!typed.contains('~') && short(key.base()))
+}
+
+fn no_such(typed: &str) -> ErrorBody {
+    ErrorBody {
+        code: ErrorCode::NoSuchSession,
+        message: format!("no session matches {:?}", printable(typed)),
+        hint: Some("`tracecraftctl list` shows all".to_owned()),
+    }
+}
+
+fn error(code: ErrorCode, message: &str) -> ErrorBody {
+    ErrorBody { code, message: message.to_owned(), hint: None }
+}

@@ -1,0 +1,223 @@
+//! Source → outbox: looks at a batch of sources, writes what is new as redacted parts, and makes them durable in one sync.
+//!
+//! Runs on a blocking thread and changes no state: the mirror commits what comes back, and only then does a cursor move. A
+//! kill anywhere in here leaves files in the outbox that no state names; they are swept at the next start and captured again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::durable::Disk;
+use crate::outbox::Outbox;
+use crate::part::{SessionKey, hex};
+use crate::redact::{Counts, Redactor};
+use crate::source::{self, Chunk, Cursor, Depth, Encoding, Files, Next, Reading, Rewrite};
+use crate::source::{SourceError, Stat, Unfinished, Verdict};
+use crate::state::PendingPart;
+
+/// Bytes captured before a commit: one sync for many small sessions, and not much to do again after a kill.
+pub(crate) const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Sources looked at in one batch, so that the mirror answers commands in between.
+pub(crate) const BATCH_LOOKS_MAX: usize = 512;
+
+/// What capture works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) redactor: Arc<Redactor>,
+    pub(crate) outbox: Outbox,
+}
+
+/// How closely a source is compared with what was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// Its first bytes and those before the cursor.
+    Quick,
+    /// All of it, if it changed at all.
+    WholeIfChanged,
+    /// All of it.
+    Whole,
+}
+
+/// A source to look at.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) key: SessionKey,
+    pub(crate) path: PathBuf,
+    pub(crate) encoding: Encoding,
+    pub(crate) cursor: Cursor,
+    pub(crate) next_seq: u32,
+    pub(crate) care: Care,
+    pub(crate) unfinished: Unfinished,
+    /// RFC 3339, for the parts.
+    pub(crate) now: String,
+}
+
+/// What was seen there.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// All complete records are captured. `unfinished_bytes` of a record without its newline wait.
+    Read { parts: Vec<(PendingPart, Cursor)>, cursor: Cursor, unfinished_bytes: u64 },
+    /// The batch was full before the source was read to its end.
+    More { parts: Vec<(PendingPart, Cursor)> },
+    /// What is before the cursor is not what was captured.
+    Rewritten { stat: Stat, why: Rewrite },
+    /// It moved while it was read: look again.
+    Changed { parts: Vec<(PendingPart, Cursor)> },
+    /// The source cannot be read; what was read before is kept.
+    Failed { parts: Vec<(PendingPart, Cursor)>, error: SourceError },
+}
+
+impl Seen {
+    /// The parts that were captured, each with the cursor after it.
+    pub(crate) fn parts(&self) -> &[(PendingPart, Cursor)] {
+        match self {
+            Seen::Read { parts, .. }
+            | Seen::More { parts }
+            | Seen::Changed { parts }
+            | Seen::Failed { parts, .. } => parts,
+            Seen::Rewritten { .. } => &[],
+        }
+    }
+}
+
+/// What came of a batch.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// What was seen, by session.
+    pub(crate) seen: Vec<(SessionKey, Seen)>,
+    /// Looks that the batch had no room for.
+    pub(crate) rest: Vec<SessionKey>,
+    /// The outbox could not be written: nothing of this batch may be committed.
+    pub(crate) error: Option<std::io::Error>,
+}
+
+/// Captures what is new. Everything that the result names is durable in the outbox.
+pub(crate) fn capture(tools: &Tools, looks: Vec<Look>) -> Batch {
+    let mut batch = Batch { seen: Vec::with_capacity(looks.len()), rest: Vec::new(), error: None };
+    let mut written = Written::default();
+    for look in looks {
+        if written.bytes >= BATCH_BYTES_MAX || batch.error.is_some() {
+            batch.rest.push(look.key);
+            continue;
+        }
+        match look_at(tools, &look, &mut written) {
+            Ok(seen) => batch.seen.push((look.key, seen)),
+            Err(error) => {
+                batch.error = Some(error);
+                batch.rest.push(look.key);
+            }
+        }
+    }
+    if batch.error.is_none()
+        && !written.paths.is_empty()
+        && let Err(error) = tools.disk.sync(&written.paths)
+    {
+        batch.error = Some(error);
+    }
+    batch
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    paths: Vec<PathBuf>,
+    bytes: u64,
+}
+
+/// An `Err` is a failure to write the outbox; failures to read are part of what was seen.
+fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result<Seen> {
+    let verdict = check(tools, look);
+    let cursor = match verdict {
+        Ok(Verdict::Unchanged) if has_nothing(look) => return Ok(quiet(&look.cursor)),
+        Ok(Verdict::Unchanged) => look.cursor.clone(),
+        Ok(Verdict::Intact { cursor, .. }) => cursor,
+        Ok(Verdict::Rewritten { stat, why }) => return Ok(Seen::Rewritten { stat, why }),
+        Err(error) => return Ok(Seen::Failed { parts: Vec::new(), error }),
+    };
+    let mut parts = Vec::new();
+    let opened = Reading::open(&*tools.files, &look.path, look.encoding, &cursor);
+    let mut reading = match opened {
+        Ok(Ok(reading)) => reading,
+        Ok(Err(Verdict::Rewritten { stat, why })) => return Ok(Seen::Rewritten { stat, why }),
+        Ok(Err(_)) => return Ok(Seen::Changed { parts }),
+        Err(error) => return Ok(Seen::Failed { parts, error }),
+    };
+    let mut seq = look.next_seq;
+    let mut at = cursor;
+    loop {
+        if written.bytes >= BATCH_BYTES_MAX {
+            return Ok(Seen::More { parts });
+        }
+        match reading.next(look.unfinished) {
+            Ok(Next::Chunk(chunk)) => {
+                at = chunk.cursor.clone();
+                let part = write_part(tools, look, seq, chunk, written)?;
+                seq += 1;
+                parts.push((part, at.clone()));
+            }
+            Ok(Next::End { unfinished_bytes }) => {
+                let cursor = Cursor { rest: Some(unfinished_bytes), ..at };
+                return Ok(Seen::Read { parts, cursor, unfinished_bytes });
+            }
+            Ok(Next::Changed) => return Ok(Seen::Changed { parts }),
+            Err(error) => return Ok(Seen::Failed { parts, error }),
+        }
+    }
+}
+
+fn check(tools: &Tools, look: &Look) -> Result<Verdict, SourceError> {
+    let check = |depth| source::check(&*tools.files, &look.path, look.encoding, &look.cursor, depth);
+    match look.care {
+        Care::Quick => check(Depth::Quick),
+        Care::Whole => check(Depth::Whole),
+        Care::WholeIfChanged => match check(Depth::Quick)? {
+            Verdict::Intact { .. } => check(Depth::Whole),
+            verdict => Ok(verdict),
+        },
+    }
+}
+
+/// Whether an unchanged file has nothing that this look would take.
+fn has_nothing(look: &Look) -> bool {
+    let rest = look.cursor.rest;
+    rest == Some(0) || (rest.is_some() && look.unfinished == Unfinished::Wait)
+}
+
+fn quiet(cursor: &Cursor) -> Seen {
+    let unfinished_bytes = cursor.rest.unwrap_or(0);
+    Seen::Read { parts: Vec::new(), cursor: cursor.clone(), unfinished_bytes }
+}
+
+fn write_part(
+    tools: &Tools,
+    look: &Look,
+    seq: u32,
+    chunk: Chunk,
+    written: &mut Written,
+) -> std::io::Result<PendingPart> {
+    let mut redactions = Counts::new();
+    let mut bytes = Vec::with_capacity(chunk.bytes.len() + chunk.bytes.len() / 64);
+    tools.redactor.redact(&chunk.context, &chunk.bytes, &mut bytes, &mut redactions);
+    let range = [chunk.start, chunk.start + chunk.bytes.len() as u64];
+    drop(chunk.bytes); // A record may be large: it and its redacted form are all that is held.
+    let part = PendingPart {
+        seq,
+        sha256: hex(&Sha256::digest(&bytes)),
+        range,
+        bytes: bytes.len() as u64,
+        redactions,
+        cut: chunk.cut,
+        captured_at: look.now.clone(),
+        stored_at: None,
+    };
+    let path = tools.outbox.path(&look.key, &part);
+    let mut file = tools.disk.create(&path)?;
+    file.write_all(&bytes)?;
+    file.flush()?;
+    written.bytes += part.bytes;
+    written.paths.push(path);
+    Ok(part)
+}

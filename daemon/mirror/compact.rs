@@ -1,0 +1,208 @@
+//! Merging a session's parts into one, byte for byte, while the session may be live.
+//!
+//! Order: merged file durable in the outbox, intent committed, merged part put, manifest put and read back, inputs deleted. A
+//! kill before the manifest leaves a part that readers do not use; a kill after it leaves inputs that the manifest does not
+//! name. Either way the intent in the state says how to finish, and finishing twice is finishing once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use crate::api::Progress;
+use crate::durable::{Blocking, Disk};
+use crate::mirror::manifest::{self, Failure};
+use crate::part::{Manifest, PartEntry, SessionKey, hex};
+use crate::redact::Counts;
+use crate::state::Compaction;
+use crate::store::{Body, ErrorKind, Object, Store, StoreError};
+
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 256 * 1024;
+
+/// What a compaction works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Tools {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) blocking: Blocking,
+}
+
+/// What to merge, as the manifest names it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) inputs: Vec<PartEntry>,
+    pub(crate) parts_before: usize,
+}
+
+/// Reads the manifest and chooses what to merge: all but the newest `keep_tail`. Fewer than two inputs: nothing to do.
+pub(crate) async fn plan(
+    store: &dyn Store,
+    key: &SessionKey,
+    keep_tail: usize,
+) -> Result<Plan, Failure> {
+    let parts = manifest::read(store, key).await?.map(|m| m.parts).unwrap_or_default();
+    let parts_before = parts.len();
+    let inputs = parts.into_iter().take(parts_before.saturating_sub(keep_tail)).collect();
+    Ok(Plan { inputs, parts_before })
+}
+
+/// Streams the inputs into a durable file, checking each against what the manifest says of it.
+pub(crate) async fn merge(
+    tools: &Tools,
+    key: &SessionKey,
+    inputs: &[PartEntry],
+    into: PathBuf,
+    now: String,
+    progress: &mpsc::Sender<Progress>,
+) -> Result<Compaction, Failure> {
+    let total_bytes = inputs.iter().map(|p| p.uploaded_bytes).sum();
+    let at_outbox = |e: std::io::Error| outbox_error(&into, e);
+    let mut out = tools.disk.create(&into).map_err(at_outbox)?;
+    let mut whole = Sha256::new();
+    let mut done_bytes = 0;
+    for input in inputs {
+        let name = key.part_key(&input.name());
+        let Object { mut reader, .. } = tools.store.get(&name).await?;
+        let mut own = Sha256::new();
+        let mut size = 0;
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            let n = reader.read(&mut buffer).await.map_err(|e| read_error(&name, e))?;
+            if n == 0 {
+                break;
+            }
+            own.update(&buffer[..n]);
+            whole.update(&buffer[..n]);
+            size += n as u64;
+            done_bytes += n as u64;
+            out.write_all(&buffer[..n]).map_err(at_outbox)?;
+            // Progress that nobody reads in time is dropped: it is only progress.
+            let _ = progress.try_send(Progress::Working { done_bytes, total_bytes });
+        }
+        let digest = hex(&own.finalize());
+        if size != input.uploaded_bytes {
+            let what = format!("{size} bytes long, its manifest says {}", input.uploaded_bytes);
+            return Err(Failure::Damaged { key: name, what });
+        }
+        if input.sha256.as_ref().is_some_and(|sha| *sha != digest) {
+            return Err(Failure::Damaged { key: name, what: "not what its digest says".into() });
+        }
+    }
+    out.flush().map_err(at_outbox)?;
+    drop(out);
+    let (disk, path) = (tools.disk.clone(), into.clone());
+    tools.blocking.run(move || disk.sync(&[path])).await.map_err(at_outbox)?;
+    let merged = merged_entry(inputs, hex(&whole.finalize()), done_bytes, now);
+    Ok(Compaction { inputs: inputs.iter().map(PartEntry::name).collect(), merged })
+}
+
+/// The merged part's manifest entry: the number of its first input, the ranges of all.
+fn merged_entry(inputs: &[PartEntry], sha256: String, bytes: u64, now: String) -> PartEntry {
+    let ranges: Option<Vec<[u64; 2]>> = inputs.iter().map(|p| p.cursor_range).collect();
+    let abutting = ranges
+        .filter(|all| all.windows(2).all(|pair| pair[0][1] == pair[1][0]))
+        .and_then(|all| Some([all.first()?[0], all.last()?[1]]));
+    let mut redactions = Counts::new();
+    for (name, count) in inputs.iter().flat_map(|p| &p.redactions) {
+        *redactions.entry(name.clone()).or_default() += count;
+    }
+    let cut = inputs.iter().filter_map(|p| p.other.get("cut")).next().cloned();
+    PartEntry {
+        seq: inputs.first().map_or(0, |p| p.seq),
+        uuid: sha256[..8].to_owned(),
+        cursor_range: abutting,
+        source_bytes: inputs.iter().map(|p| p.source_bytes).sum(),
+        uploaded_bytes: bytes,
+        redactions,
+        uploaded_at: now,
+        compacted_from: Some(inputs.len() as u32),
+        sha256: Some(sha256),
+        other: cut.map(|cut| ("cut".to_owned(), cut)).into_iter().collect(),
+    }
+}
+
+/// Stores the merged part. `false`: it is neither in the outbox nor in the store, and the inputs stay as they are.
+pub(crate) async fn publish(
+    store: &dyn Store,
+    key: &SessionKey,
+    merged: &PartEntry,
+    file: PathBuf,
+) -> Result<bool, StoreError> {
+    let name = key.part_key(&merged.name());
+    match store.put(&name, Body::File(file)).await {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind == ErrorKind::NotFound => {
+            Ok(store.size(&name).await? == Some(merged.uploaded_bytes))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Puts the manifest that names the merged part instead of its inputs, reads it back, then deletes the inputs. The caller
+/// sees to it that nobody else of this process writes the manifest meanwhile.
+pub(crate) async fn swap(
+    store: &dyn Store,
+    key: &SessionKey,
+    compaction: &Compaction,
+) -> Result<Manifest, Failure> {
+    let gone = || Failure::Damaged { key: key.manifest_key(), what: "gone".into() };
+    let mut manifest = manifest::read(store, key).await?.ok_or_else(gone)?;
+    let merged = &compaction.merged;
+    let is_input = |part: &PartEntry| compaction.inputs.contains(&part.name());
+    if !manifest.parts.iter().any(|part| part.name() == merged.name()) {
+        if manifest.parts.iter().filter(|part| is_input(part)).count() != compaction.inputs.len() {
+            let what = "no longer naming what was merged: another writer changed it".into();
+            return Err(Failure::Damaged { key: key.manifest_key(), what });
+        }
+        manifest.parts.retain(|part| !is_input(part));
+        let at = manifest.parts.partition_point(|part| part.seq < merged.seq);
+        manifest.parts.insert(at, merged.clone());
+        manifest::put(store, key, &manifest).await?;
+        // Inputs are the only copy until the store shows the manifest that does without them.
+        let back = manifest::read(store, key).await?.ok_or_else(gone)?;
+        if back != manifest {
+            let what = "not what was put there a moment ago".into();
+            return Err(Failure::Damaged { key: key.manifest_key(), what });
+        }
+    }
+    for input in compaction.inputs.iter().filter(|name| **name != merged.name()) {
+        store.delete(&key.part_key(input)).await?;
+    }
+    Ok(manifest)
+}
+
+/// Deletes a merged part that no manifest names: the compaction is given up.
+pub(crate) async fn sweep(
+    store: &dyn Store,
+    key: &SessionKey,
+    compaction: &Compaction,
+) -> Result<(), Failure> {
+    let named = manifest::read(store, key)
+        .await?
+        .is_some_and(|m| m.parts.iter().any(|part| part.name() == compaction.merged.name()));
+    if !named {
+        store.delete(&key.part_key(&compaction.merged.name())).await?;
+    }
+    Ok(())
+}
+
+fn outbox_error(path: &Path, source: std::io::Error) -> Failure {
+    Failure::Store(StoreError {
+        kind: ErrorKind::Full,
+        operation: "write",
+        object: path.display().to_string(),
+        source: source.into(),
+    })
+}
+
+fn read_error(name: &str, source: std::io::Error) -> StoreError {
+    StoreError {
+        kind: ErrorKind::Unavailable,
+        operation: "get",
+        object: name.to_owned(),
+        source: source.into(),
+    }
+}

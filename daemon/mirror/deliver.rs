@@ -1,0 +1,460 @@
+//! What is sent when, what a failing store means, and the steps of a compaction.
+
+use std::cmp::Reverse;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use super::compact::{self, Plan};
+use super::manifest::{Failure, Header};
+use super::send::{SEND_PARTS_MAX, Send, Sent, send};
+use super::{
+    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SESSION_RETRY, STORE_RETRY, chain,
+    manifest,
+};
+use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
+use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
+use crate::state::{Change, Compaction, Record};
+
+/// A compaction under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    progress: mpsc::Sender<Progress>,
+    parts_before: u64,
+    stage: Stage,
+}
+
+impl Running {
+    /// Whether the store is between two manifests.
+    pub(super) fn is_swapping(&self) -> bool {
+        self.stage == Stage::Swapping
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Planning, merging or putting: nothing that readers see has changed.
+    Preparing,
+    /// Stored; waits until nobody else writes the manifest.
+    Ready,
+    /// The manifest is being swapped.
+    Swapping,
+}
+
+/// What a step of a compaction brings back.
+#[derive(Debug)]
+pub(super) enum Step {
+    Planned(SessionKey, Result<Plan, Failure>),
+    Merged(SessionKey, Result<Compaction, Failure>),
+    Published(SessionKey, Result<bool, Failure>),
+    Swapped(SessionKey, Result<Manifest, Failure>),
+    Swept(SessionKey, Result<(), Failure>),
+}
+
+impl Engine {
+    /// Puts a session into the send queue if it has anything to send or to name.
+    pub(super) fn queue_send(&mut self, key: &SessionKey) {
+        let Some(record) = self.state.get(key) else { return };
+        let rank = Reverse(record.cursor.stat.mtime_ns);
+        let unsent = record.pending.iter().any(|p| p.stored_at.is_none());
+        if !unsent && !self.wants_manifest(key, record) {
+            return;
+        }
+        let live = self.live.entry(key.clone()).or_default();
+        if live.sending || live.queued.is_some() || live.held_until.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        live.held_until = None;
+        live.queued = Some(rank);
+        self.to_send.insert((rank, key.clone()));
+    }
+
+    /// Whether the manifest is to be put now. A local one costs nothing; a remote one follows its parts with some delay.
+    fn wants_manifest(&self, key: &SessionKey, record: &Record) -> bool {
+        let unnamed = record.pending.iter().any(|p| p.stored_at.is_some());
+        let has_objects = record.totals.parts > 0 || unnamed;
+        if !has_objects && !self.tools.store.is_local() {
+            return false;
+        }
+        if record.manifest_due && has_objects {
+            return true;
+        }
+        let live = self.live.get(key);
+        let since = |at: Option<Instant>, wait| at.is_some_and(|at| Instant::now() >= at + wait);
+        unnamed
+            && (self.tools.store.is_local()
+                || !self.waiters.is_empty()
+                || self.settings.once
+                || self.phase == Phase::Stopping
+                || since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY)
+                || since(live.and_then(|l| l.captured_at), IDLE_AFTER)
+                || live.is_none_or(|l| l.captured_at.is_none()))
+    }
+
+    pub(super) fn start_sends(&mut self) {
+        if !self.store_is_open() {
+            return;
+        }
+        let ready: Vec<SessionKey> = self
+            .compactions
+            .iter()
+            .filter(|(key, run)| {
+                run.stage == Stage::Ready && !self.live.get(*key).is_some_and(|l| l.sending)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        ready.iter().for_each(|key| self.start_swap(key));
+        while self.sends < SENDS_MAX
+            && let Some((_, key)) = self.to_send.pop_first()
+        {
+            self.live(&key).queued = None;
+            let Some(job) = self.new_send(&key) else { continue };
+            self.live(&key).sending = true;
+            self.sends += 1;
+            let (store, clock) = (self.tools.store.clone(), self.tools.clock.clone());
+            self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(store, clock, job).await)) }));
+        }
+    }
+
+    fn new_send(&self, key: &SessionKey) -> Option<Send> {
+        let record = self.state.get(key)?;
+        let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
+        let parts: Vec<_> = unsent
+            .take(SEND_PARTS_MAX)
+            .map(|part| (part.clone(), self.outbox.path(key, part)))
+            .collect();
+        let unnamed: Vec<PartEntry> = record
+            .pending
+            .iter()
+            .filter(|p| p.stored_at.is_some())
+            .map(crate::state::PendingPart::entry)
+            .collect();
+        let names = self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
+        let rules = self.settings.redactor.rules_version();
+        let header = names.then(|| Header::new(record, rules, &self.now_text()));
+        (!parts.is_empty() || header.is_some()).then(|| Send { key: key.clone(), parts, unnamed, header })
+    }
+
+    pub(super) fn sent(&mut self, sent: Sent) {
+        self.sends -= 1;
+        let key = &sent.key;
+        self.live(key).sending = false;
+        let mut changes: Vec<Change> = Vec::new();
+        for (part, at) in &sent.stored {
+            changes.push(Change::Stored { key: key.clone(), seq: part.seq, at: at.clone() });
+        }
+        if let Some((next_seq, totals)) = &sent.named {
+            let (next_seq, totals) = (*next_seq, totals.clone());
+            changes.push(Change::Named { key: key.clone(), next_seq, totals });
+        }
+        if !self.commit(changes) {
+            // Nothing has happened as far as we know: the same puts are made again, with the same bytes.
+            self.hold_store_retry();
+            self.queue_send(key);
+            return;
+        }
+        for (part, at) in &sent.stored {
+            self.outbox_bytes = self.outbox_bytes.saturating_sub(part.bytes);
+            self.summary.parts += 1;
+            self.summary.bytes += part.bytes;
+            self.last_stored_at = Some(at.clone());
+            self.progress_at = Instant::now();
+            // A store elsewhere has left the file to us. Killed here: the next start sweeps it.
+            let path = self.outbox.path(key, part);
+            if let Err(e) = self.tools.disk.remove(&path) {
+                debug!(session = %key, error = %e, "cannot remove a stored part from the outbox");
+            }
+        }
+        self.note_unnamed(key);
+        if let Some(part) = sent.lost {
+            self.lost(key, part.seq);
+        }
+        match sent.error {
+            None => {
+                self.store_works();
+                self.clear_send_problem(key);
+            }
+            Some(failure) => self.send_failed(key, failure),
+        }
+        let idle = self.state.get(key).is_some_and(|r| r.pending.is_empty());
+        if idle {
+            self.outbox.tidy(&*self.tools.disk, key);
+        }
+        self.queue_send(key);
+    }
+
+    fn note_unnamed(&mut self, key: &SessionKey) {
+        let unnamed =
+            self.state.get(key).is_some_and(|r| r.pending.iter().any(|p| p.stored_at.is_some()));
+        let now = Instant::now();
+        let live = self.live(key);
+        match (unnamed, live.unnamed_since) {
+            (false, _) => live.unnamed_since = None,
+            (true, Some(_)) => {}
+            (true, None) => {
+                live.unnamed_since = Some(now);
+                self.look_at(key, now + MANIFEST_EVERY);
+            }
+        }
+    }
+
+    fn clear_send_problem(&mut self, key: &SessionKey) {
+        let ours = |code: &str| code == "manifest_invalid" || code == "part_lost";
+        if self.live.get(key).and_then(|l| l.problem.as_ref()).is_some_and(|p| ours(&p.code)) {
+            self.clear_session_problem(key);
+        }
+    }
+
+    fn send_failed(&mut self, key: &SessionKey, failure: Failure) {
+        match failure {
+            Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
+                self.fatal = Some(error.into());
+            }
+            Failure::Store(error) => self.store_failed(&chain(&error)),
+            other => {
+                let hint = "mend or remove the object; captured parts wait in the outbox";
+                self.session_problem(key, "manifest_invalid", &chain(&other), Some(hint));
+                let at = Instant::now() + SESSION_RETRY;
+                self.live(key).held_until = Some(at);
+                self.look_at(key, at);
+            }
+        }
+    }
+
+    /// A part that the state says is captured is nowhere. What is left is kept, and the source is captured anew.
+    fn lost(&mut self, key: &SessionKey, seq: u32) {
+        error!(session = %key, seq, "a captured part is neither in the outbox nor in the store");
+        let Some(record) = self.state.get(key) else { return };
+        let mut record = record.clone();
+        record.pending.retain(|p| p.seq != seq);
+        let superseded = record.superseded;
+        let change = Change::Session { key: key.clone(), record: Box::new(record) };
+        if self.commit(vec![change]) && !superseded {
+            self.next_generation(key, "a captured part was lost from the outbox");
+        }
+    }
+
+    /// Whether the store may be asked: not within a back-off.
+    pub(super) fn store_is_open(&self) -> bool {
+        self.store_retry_at.is_none_or(|at| at <= Instant::now())
+    }
+
+    pub(super) fn store_works(&mut self) {
+        self.store_failures = 0;
+        self.store_retry_at = None;
+        self.clear_problem("store_unavailable", "");
+    }
+
+    pub(super) fn store_failed(&mut self, message: &str) {
+        self.store_failures += 1;
+        self.hold_store_retry();
+        let hint = "nothing is lost: parts wait in the outbox and are sent when the store answers";
+        self.problem("store_unavailable", "", message, Some(hint));
+    }
+
+    pub(super) fn hold_store_retry(&mut self) {
+        let (first, longest) = STORE_RETRY;
+        let wait = first.saturating_mul(1 << self.store_failures.min(10)).min(longest);
+        self.store_retry_at = Some(Instant::now() + wait);
+    }
+}
+
+// Compaction.
+impl Engine {
+    /// Begins a compaction that somebody asked for.
+    pub(super) fn begin_compaction(
+        &mut self,
+        key: SessionKey,
+        keep_tail: usize,
+        progress: mpsc::Sender<Progress>,
+    ) {
+        if self.compactions.contains_key(&key) {
+            let message = format!("{key} is being compacted already");
+            fail(&progress, ErrorCode::Busy, message);
+            return;
+        }
+        let running = Running { progress, parts_before: 0, stage: Stage::Preparing };
+        self.compactions.insert(key.clone(), running);
+        let store = self.tools.store.clone();
+        self.jobs.push(Box::pin(async move {
+            let plan = compact::plan(&*store, &key, keep_tail).await;
+            Done::Compaction(Box::new(Step::Planned(key, plan)))
+        }));
+    }
+
+    /// Finishes a compaction that a former process began.
+    pub(super) fn finish_compaction(&mut self, key: &SessionKey) {
+        let (progress, _) = mpsc::channel(1);
+        let running = Running { progress, parts_before: 0, stage: Stage::Preparing };
+        self.compactions.insert(key.clone(), running);
+        self.start_publish(key.clone());
+    }
+
+    pub(super) fn compaction_step(&mut self, step: Step) {
+        match step {
+            Step::Planned(key, Ok(plan)) => self.planned(key, plan),
+            Step::Merged(key, Ok(compaction)) => self.merged(key, compaction),
+            Step::Published(key, Ok(true)) => {
+                if let Some(run) = self.compactions.get_mut(&key) {
+                    run.stage = Stage::Ready;
+                }
+            }
+            Step::Published(key, Ok(false)) => self.start_sweep(key),
+            Step::Swapped(key, Ok(manifest)) => self.swapped(&key, &manifest),
+            Step::Swept(key, Ok(())) => self.give_up(&key, None),
+            Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
+                self.give_up(&key, Some(failure));
+            }
+            Step::Published(key, Err(failure)) | Step::Swept(key, Err(failure)) => {
+                self.compaction_failed(key, failure);
+            }
+            Step::Swapped(key, Err(failure)) => {
+                self.live(&key).sending = false;
+                self.compaction_failed(key, failure);
+            }
+        }
+    }
+
+    fn planned(&mut self, key: SessionKey, plan: Plan) {
+        let Some(run) = self.compactions.get_mut(&key) else { return };
+        run.parts_before = plan.parts_before as u64;
+        if plan.inputs.len() < 2 || self.phase == Phase::Stopping {
+            let parts = run.parts_before;
+            let done = Progress::Done { parts_before: parts, parts_after: parts, merged_bytes: 0 };
+            let _ = run.progress.try_send(done);
+            self.compactions.remove(&key);
+            return;
+        }
+        let tools = compact::Tools {
+            store: self.tools.store.clone(),
+            disk: self.tools.disk.clone(),
+            blocking: self.tools.blocking.clone(),
+        };
+        let (into, now) = (self.outbox.merging(&key), self.now_text());
+        let progress = self.compactions[&key].progress.clone();
+        self.jobs.push(Box::pin(async move {
+            let merged = compact::merge(&tools, &key, &plan.inputs, into, now, &progress).await;
+            Done::Compaction(Box::new(Step::Merged(key, merged)))
+        }));
+    }
+
+    /// The merged file is durable: from here on a restart finishes what was begun.
+    fn merged(&mut self, key: SessionKey, compaction: Compaction) {
+        let Some(record) = self.state.get(&key) else { return };
+        let record = Record { compaction: Some(compaction), ..record.clone() };
+        let change = Change::Session { key: key.clone(), record: Box::new(record) };
+        if self.commit(vec![change]) {
+            self.start_publish(key);
+        } else {
+            let what = Failure::Damaged {
+                key: self.settings.state_dir.display().to_string(),
+                what: "not writable now".into(),
+            };
+            self.give_up(&key, Some(what));
+        }
+    }
+
+    fn start_publish(&mut self, key: SessionKey) {
+        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else { return };
+        let (store, file) = (self.tools.store.clone(), self.outbox.merging(&key));
+        self.jobs.push(Box::pin(async move {
+            let published = compact::publish(&*store, &key, &compaction.merged, file).await;
+            Done::Compaction(Box::new(Step::Published(key, published.map_err(Failure::from))))
+        }));
+    }
+
+    fn start_swap(&mut self, key: &SessionKey) {
+        let Some(compaction) = self.state.get(key).and_then(|r| r.compaction.clone()) else {
+            self.compactions.remove(key);
+            return;
+        };
+        if let Some(run) = self.compactions.get_mut(key) {
+            run.stage = Stage::Swapping;
+        }
+        self.live(key).sending = true; // Nobody else of this process writes the manifest meanwhile.
+        let (store, key) = (self.tools.store.clone(), key.clone());
+        self.jobs.push(Box::pin(async move {
+            let swapped = compact::swap(&*store, &key, &compaction).await;
+            Done::Compaction(Box::new(Step::Swapped(key, swapped)))
+        }));
+    }
+
+    fn start_sweep(&mut self, key: SessionKey) {
+        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else { return };
+        let store = self.tools.store.clone();
+        self.jobs.push(Box::pin(async move {
+            let swept = compact::sweep(&*store, &key, &compaction).await;
+            Done::Compaction(Box::new(Step::Swept(key, swept)))
+        }));
+    }
+
+    fn swapped(&mut self, key: &SessionKey, manifest: &Manifest) {
+        self.live(key).sending = false;
+        let Some(record) = self.state.get(key) else { return };
+        let merged_bytes = record.compaction.as_ref().map_or(0, |c| c.merged.uploaded_bytes);
+        let record = Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
+        let change = Change::Session { key: key.clone(), record: Box::new(record) };
+        if !self.commit(vec![change]) {
+            // Finishing again deletes nothing twice.
+            self.compaction_failed(key.clone(), Failure::Damaged {
+                key: self.settings.state_dir.display().to_string(),
+                what: "not writable now".into(),
+            });
+            return;
+        }
+        let _ = self.tools.disk.remove(&self.outbox.merging(key));
+        self.outbox.tidy(&*self.tools.disk, key);
+        let parts_after = manifest.parts.len() as u64;
+        if let Some(run) = self.compactions.remove(key) {
+            info!(session = %key, before = run.parts_before, after = parts_after, "compacted");
+            let parts_before = run.parts_before;
+            let done = Progress::Done { parts_before, parts_after, merged_bytes };
+            // The receiver reads at its own pace; the channel has room, or nobody listens.
+            let _ = run.progress.try_send(done);
+        }
+        self.queue_send(key);
+    }
+
+    /// A step failed after the intent was committed: the intent stays, and the steps are taken again later.
+    fn compaction_failed(&mut self, key: SessionKey, failure: Failure) {
+        if let Some(run) = self.compactions.get(&key) {
+            fail(&run.progress, ErrorCode::Store, chain(&failure));
+        }
+        match failure {
+            Failure::Store(error) => {
+                self.store_failed(&chain(&error));
+                // Publishing again is harmless, and the swap waits for the back-off like every send.
+                if let Some(run) = self.compactions.get_mut(&key) {
+                    run.stage = Stage::Ready;
+                }
+            }
+            other => {
+                let hint = "the session's parts are as they were before the compaction";
+                self.session_problem(&key, "compaction_failed", &chain(&other), Some(hint));
+                self.start_sweep(key);
+            }
+        }
+    }
+
+    /// Ends a compaction without a result; readers never saw it.
+    fn give_up(&mut self, key: &SessionKey, failure: Option<Failure>) {
+        if let Some(record) = self.state.get(key)
+            && record.compaction.is_some()
+        {
+            let record = Record { compaction: None, ..record.clone() };
+            let change = Change::Session { key: key.clone(), record: Box::new(record) };
+            let _ = self.commit(vec![change]); // Else the next start gives it up.
+        }
+        let _ = self.tools.disk.remove(&self.outbox.merging(key));
+        if let Some(run) = self.compactions.remove(key) {
+            let why = failure.map_or_else(|| "the merged part was lost".into(), |f| chain(&f));
+            fail(&run.progress, ErrorCode::Store, why);
+        }
+    }
+}
+
+fn fail(progress: &mpsc::Sender<Progress>, code: ErrorCode, message: String) {
+    let hint = Some("nothing is lost; try again later".to_owned());
+    let _ = progress.try_send(Progress::Failed { error: ErrorBody { code, message, hint } });
+}

@@ -1,0 +1,211 @@
+//! Looking for sessions: what the mirror asks of the file system, and what it gets told.
+//!
+//! The real [`Finder`] walks the roots of all harnesses and has the directories watched; the model test has one over files in
+//! memory. Runs on a blocking thread, decides nothing about keys.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::api;
+use crate::harness::{Candidate, Facts, Harness, Root, Standing, scan};
+use crate::part::SessionKey;
+use crate::source::{self, Encoding, Files, Stat};
+use crate::watch::{self, Watcher};
+
+/// Bytes of a file that are read to learn what it is. Real sessions name their directory in the first row or two; rows before
+/// it can hold a prompt or a picture.
+const HEAD_BYTES_MAX: usize = 256 * 1024;
+
+/// A transcript that the mirror does not know yet.
+#[derive(Debug, Clone)]
+pub(crate) struct NewFile {
+    pub(crate) candidate: Candidate,
+    pub(crate) stat: Stat,
+    pub(crate) facts: Facts,
+}
+
+impl NewFile {
+    /// The session's first key.
+    pub(crate) fn key(&self) -> SessionKey {
+        let id = self.facts.id.as_deref().unwrap_or(&self.candidate.id);
+        SessionKey::new(self.candidate.harness, id)
+    }
+
+    /// Whether its agent set it aside.
+    pub(crate) fn archived(&self) -> bool {
+        matches!(self.candidate.standing, Standing::Archived(_))
+    }
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Paths of candidates that were known, with whether they are archived.
+    pub(crate) known: Vec<(PathBuf, bool)>,
+    /// Candidates that were not, archived ones before live ones.
+    pub(crate) new: Vec<NewFile>,
+    /// Things that look like transcripts and cannot be read: path and what is wrong.
+    pub(crate) problems: Vec<(PathBuf, String)>,
+    /// The roots and how they are covered.
+    pub(crate) roots: Vec<api::Root>,
+}
+
+/// What is at a path that an event named.
+#[derive(Debug)]
+pub(crate) enum Looked {
+    /// A transcript.
+    Session(Box<NewFile>),
+    /// It looks like one and cannot be read.
+    Unreadable(String),
+    /// What it means only a scan can tell: a directory, or one of two files with the same session.
+    Unclear,
+    /// Nothing that we record.
+    Nothing,
+}
+
+/// Finds sessions.
+pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
+    /// Looks everywhere.
+    fn scan(&self, known: &HashSet<PathBuf>) -> Findings;
+    /// Looks at one path.
+    fn look(&self, path: &Path) -> Looked;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub(crate) struct RootsFinder {
+    files: Arc<dyn Files>,
+    harnesses: Vec<Arc<dyn Harness>>,
+    roots: Vec<Root>,
+    /// `None` with `--once`: nothing changes that the scan would not see.
+    watcher: Option<Mutex<Watcher>>,
+}
+
+impl RootsFinder {
+    /// Over these roots.
+    pub(crate) fn new(
+        files: Arc<dyn Files>,
+        harnesses: Vec<Arc<dyn Harness>>,
+        roots: Vec<Root>,
+        watcher: Option<Watcher>,
+    ) -> RootsFinder {
+        RootsFinder { files, harnesses, roots, watcher: watcher.map(Mutex::new) }
+    }
+
+    fn harness(&self, name: &str) -> Option<&Arc<dyn Harness>> {
+        self.harnesses.iter().find(|h| h.name() == name)
+    }
+
+    /// Reads what the first records say; an empty file has nothing to say yet and is not a session.
+    fn describe(&self, candidate: Candidate) -> Looked {
+        let Some(harness) = self.harness(candidate.harness) else { return Looked::Nothing };
+        let read = || {
+            let stat = self.files.stat(&candidate.path)?;
+            let head =
+                source::head(&*self.files, &candidate.path, candidate.encoding, HEAD_BYTES_MAX)?;
+            Ok((stat, head))
+        };
+        match read() {
+            Ok((_, head)) if head.is_empty() => Looked::Nothing,
+            Ok((stat, head)) => {
+                let facts = harness.facts(&candidate, &head);
+                // Without its first record, a file whose id the records decide would get the wrong name for ever.
+                let unfinished = !head.contains(&b'\n') && head.len() < HEAD_BYTES_MAX;
+                if candidate.id_from_records && facts.id.is_none() && unfinished {
+                    return Looked::Nothing;
+                }
+                Looked::Session(Box::new(NewFile { candidate, stat, facts }))
+            }
+            Err(source::SourceError::Missing(_)) => Looked::Nothing,
+            Err(error) => Looked::Unreadable(chain(&error)),
+        }
+    }
+}
+
+impl Finder for RootsFinder {
+    fn scan(&self, known: &HashSet<PathBuf>) -> Findings {
+        let mut findings = Findings::default();
+        for harness in &self.harnesses {
+            let mut candidates = Vec::new();
+            for root in self.roots.iter().filter(|root| root.harness == harness.name()) {
+                let scanned = scan::scan(&**harness, root, scan::Limits::default());
+                findings.roots.push(api::Root {
+                    harness: root.harness.to_owned(),
+                    path: root.path.display().to_string(),
+                    coverage: self.cover(root, &scanned),
+                });
+                let problems = scanned.problems.into_iter();
+                findings.problems.extend(problems.map(|p| (p.path, p.what.to_string())));
+                candidates.extend(scanned.candidates);
+            }
+            for candidate in scan::without_twins(candidates) {
+                self.sort_in(candidate, known, &mut findings);
+            }
+        }
+        findings
+    }
+
+    fn look(&self, path: &Path) -> Looked {
+        let Some(root) = self.roots.iter().find(|root| path.starts_with(&root.path)) else {
+            return Looked::Nothing;
+        };
+        let Some(harness) = self.harness(root.harness) else { return Looked::Nothing };
+        let relative = path.strip_prefix(&root.path).unwrap_or(path);
+        let pruned = |folder: &Path| !folder.as_os_str().is_empty() && !harness.descend(folder);
+        if relative.ancestors().skip(1).any(pruned) {
+            return Looked::Nothing;
+        }
+        match harness.classify(root, path) {
+            // Of a plain file and its compressed twin only the scan can tell which one counts.
+            Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
+            Some(candidate) => self.describe(candidate),
+            None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
+            None => Looked::Nothing,
+        }
+    }
+}
+
+impl RootsFinder {
+    fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
+        if known.contains(&candidate.path) {
+            let archived = matches!(candidate.standing, Standing::Archived(_));
+            findings.known.push((candidate.path, archived));
+            return;
+        }
+        let path = candidate.path.clone();
+        match self.describe(candidate) {
+            Looked::Session(new) => findings.new.push(*new),
+            Looked::Unreadable(what) => findings.problems.push((path, what)),
+            Looked::Unclear | Looked::Nothing => {}
+        }
+    }
+
+    fn cover(&self, root: &Root, scanned: &scan::Scan) -> api::Coverage {
+        if scanned.problems.iter().any(|problem| problem.path == root.path) {
+            return api::Coverage::Unreadable;
+        }
+        if !scanned.present {
+            return api::Coverage::Missing;
+        }
+        let Some(watcher) = &self.watcher else { return api::Coverage::Polled };
+        // A poisoned lock means that a scan panicked; watching goes on.
+        let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        match watcher.cover(&root.path, &scanned.directories) {
+            watch::Coverage::Events => api::Coverage::Events,
+            watch::Coverage::Polled(_) => api::Coverage::Polled,
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

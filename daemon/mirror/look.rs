@@ -1,0 +1,532 @@
+//! When a source is looked at, and what follows from what was seen.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::capture::{self, BATCH_LOOKS_MAX, Batch, Care, Look, Seen};
+use super::find::{Findings, Looked};
+use super::{DISK_RETRY, Done, Engine, IDLE_AFTER, Rewriting, SCAN_EVERY, chain};
+use crate::api::Coverage;
+use crate::part::SessionKey;
+use crate::source::{Cursor, SourceError, Stat, Unfinished};
+use crate::state::{Change, PendingPart, Record};
+
+/// Events are taken together for this long: a busy agent writes many times a second.
+const HINTS_EVERY: Duration = Duration::from_millis(200);
+
+/// A file that is being rewritten is left alone until it has been as it is for this long…
+const QUIET_AFTER: Duration = Duration::from_secs(2);
+
+/// … or until this long after the rewrite was noticed.
+const QUIET_MAX: Duration = Duration::from_secs(30);
+
+/// A record without its newline is taken when its file has not changed for this long: its writer is gone.
+const UNFINISHED_AFTER: Duration = Duration::from_secs(600);
+
+/// The same with `--once`, which does not come back.
+const UNFINISHED_AFTER_ONCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Asks for a look at the next tick.
+    pub(super) fn mark_dirty(&mut self, key: &SessionKey) {
+        let Some(record) = self.state.get(key) else { return };
+        if record.superseded || record.stopped {
+            return;
+        }
+        self.dirty.insert(key.clone());
+        let now = Instant::now();
+        let at = self.last_tick.map_or(now, |last| now.max(last + self.settings.interval));
+        let at = if self.settings.once || self.is_urgent() { now } else { at };
+        self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
+    }
+
+    /// Whether somebody waits for a flush, so that the interval does not count.
+    fn is_urgent(&self) -> bool {
+        !self.waiters.is_empty() || self.drain_until.is_some()
+    }
+
+    /// Asks for a look at a time.
+    pub(super) fn look_at(&mut self, key: &SessionKey, at: Instant) {
+        self.timers.insert((at, key.clone()));
+    }
+
+    pub(super) fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.timers.pop_first() else { return };
+            let idle = self.live.get(&key).and_then(|l| l.captured_at).is_some_and(|at| now >= at + IDLE_AFTER);
+            let live = self.live(&key);
+            live.verify |= idle;
+            self.queue_send(&key); // An idle session's manifest is brought up to date.
+            self.mark_dirty(&key);
+        }
+    }
+
+    pub(super) fn take_hints(&mut self) {
+        let taken = self.tools.hints.take();
+        self.hints_at = Instant::now() + HINTS_EVERY.min(self.settings.interval);
+        if taken.rescan {
+            self.scan_at = Instant::now();
+        }
+        let mut unknown = Vec::new();
+        for path in taken.paths {
+            match self.by_path.get(&path).cloned() {
+                Some(key) => self.mark_dirty(&key),
+                None if self.excluded.contains(&path) || self.placing.contains(&path) => {}
+                None => unknown.push(path),
+            }
+        }
+        if unknown.is_empty() {
+            return;
+        }
+        let (finder, blocking) = (self.tools.finder.clone(), self.tools.blocking.clone());
+        self.jobs.push(Box::pin(async move {
+            let look = move || {
+                unknown.into_iter().map(|path| (path.clone(), finder.look(&path))).collect()
+            };
+            Done::Hinted(blocking.run(look).await)
+        }));
+    }
+
+    pub(super) fn hinted(&mut self, looked: Vec<(PathBuf, Looked)>) {
+        for (path, looked) in looked {
+            match looked {
+                Looked::Session(file) => self.found_new(*file),
+                Looked::Unreadable(what) => self.source_problem(&path, &what),
+                Looked::Unclear => self.scan_at = self.scan_at.min(Instant::now()),
+                Looked::Nothing => {}
+            }
+        }
+    }
+
+    fn source_problem(&mut self, path: &std::path::Path, what: &str) {
+        let hint = "nothing else is affected; remove it or correct its rights";
+        let path = path.display().to_string();
+        self.problem("source_unreadable", &path, &format!("{path}: {what}"), Some(hint));
+    }
+
+    pub(super) fn start_scan(&mut self) {
+        if self.scanning || Instant::now() < self.scan_at {
+            return;
+        }
+        self.scanning = true;
+        self.scans += 1;
+        let serial = self.scans;
+        let known: HashSet<PathBuf> =
+            self.by_path.keys().chain(&self.excluded).chain(&self.placing).cloned().collect();
+        let (finder, blocking) = (self.tools.finder.clone(), self.tools.blocking.clone());
+        self.jobs.push(Box::pin(async move {
+            Done::Scanned(serial, blocking.run(move || finder.scan(&known)).await)
+        }));
+        let every = if self.polled { self.settings.interval } else { SCAN_EVERY };
+        self.scan_at = Instant::now() + every;
+    }
+
+    pub(super) fn scanned(&mut self, serial: u64, findings: Findings) {
+        self.scanning = false;
+        self.scan_done = serial;
+        self.show_roots(findings.roots);
+        self.show_unreadable(findings.problems);
+        let mut present = HashSet::new();
+        let mut changes = Vec::new();
+        for (path, archived) in findings.known {
+            if let Some(key) = self.by_path.get(&path).cloned() {
+                self.mark_dirty(&key);
+                if let Some(record) = self.state.get(&key).filter(|r| r.archived != archived) {
+                    let record = Box::new(Record { archived, ..record.clone() });
+                    changes.push(Change::Session { key, record });
+                }
+            }
+            present.insert(path);
+        }
+        for file in findings.new {
+            self.found_new(file);
+        }
+        self.place_all();
+        changes.extend(self.vanished(&present));
+        let ended: Vec<SessionKey> = changes.iter().filter_map(|c| c.session()).cloned().collect();
+        if self.commit(changes) {
+            ended.iter().for_each(|key| self.queue_send(key));
+        }
+    }
+
+    /// Sessions whose source is not there any more, and has not turned up elsewhere.
+    fn vanished(&mut self, present: &HashSet<PathBuf>) -> Vec<Change> {
+        let now = self.now_text();
+        let files = self.tools.files.clone();
+        let is_gone = |record: &Record| {
+            !record.superseded
+                && !record.gone
+                && !present.contains(&record.source)
+                && matches!(files.stat(&record.source), Err(SourceError::Missing(_)))
+        };
+        let sessions = &self.state.state().sessions;
+        let moving = |key: &SessionKey| self.live.get(key).is_some_and(|live| live.looking);
+        sessions
+            .iter()
+            .filter(|(key, record)| is_gone(record) && !moving(key))
+            .map(|(key, record)| {
+                let mut record = Box::new(record.clone());
+                record.gone = true;
+                record.ended_at.get_or_insert_with(|| now.clone());
+                record.manifest_due = true;
+                Change::Session { key: key.clone(), record }
+            })
+            .collect()
+    }
+
+    fn show_roots(&mut self, roots: Vec<crate::api::Root>) {
+        self.polled = !self.settings.once && roots.iter().any(|r| r.coverage == Coverage::Polled);
+        if self.polled {
+            self.scan_at = self.scan_at.min(Instant::now() + self.settings.interval);
+        }
+        for root in &roots {
+            if root.coverage == Coverage::Unreadable {
+                let message = format!("{} cannot be read", root.path);
+                let hint = "correct its rights; sessions below it are not recorded";
+                self.problem("root_unreadable", &root.path, &message, Some(hint));
+            } else {
+                self.clear_problem("root_unreadable", &root.path);
+            }
+        }
+        self.roots = roots;
+    }
+
+    fn show_unreadable(&mut self, problems: Vec<(PathBuf, String)>) {
+        let now: HashSet<String> = problems.iter().map(|(p, _)| p.display().to_string()).collect();
+        let gone: Vec<String> = self
+            .problems
+            .keys()
+            .filter(|(code, path)| *code == "source_unreadable" && !now.contains(path))
+            .map(|(_, path)| path.clone())
+            .collect();
+        gone.iter().for_each(|path| self.clear_problem("source_unreadable", path));
+        for (path, what) in problems {
+            self.source_problem(&path, &what);
+        }
+    }
+
+    pub(super) fn start_capture(&mut self) {
+        if self.capturing {
+            return;
+        }
+        let now = Instant::now();
+        if self.pass.is_empty() && !self.dirty.is_empty() && self.tick_at.is_some_and(|at| at <= now) {
+            self.last_tick = Some(now);
+            self.tick_at = None;
+            let state = &self.state;
+            let mut keys: Vec<SessionKey> = std::mem::take(&mut self.dirty).into_iter().collect();
+            // The sessions that are worked on now come first: theirs is what would be missed.
+            keys.sort_by_key(|k| state.get(k).map(|r| std::cmp::Reverse(r.cursor.stat.mtime_ns)));
+            self.pass.extend(keys);
+        }
+        if self.pass.is_empty() {
+            return;
+        }
+        if self.tick_at.is_some_and(|at| at > now && self.last_tick.is_none()) || !self.has_room() {
+            return;
+        }
+        let mut looks = Vec::new();
+        while looks.len() < BATCH_LOOKS_MAX
+            && let Some(key) = self.pass.pop_front()
+        {
+            looks.extend(self.new_look(key));
+        }
+        if looks.is_empty() {
+            return;
+        }
+        self.capturing = true;
+        let tools = capture::Tools {
+            files: self.tools.files.clone(),
+            disk: self.tools.disk.clone(),
+            redactor: self.settings.redactor.clone(),
+            outbox: self.outbox.clone(),
+        };
+        let blocking = self.tools.blocking.clone();
+        self.jobs.push(Box::pin(async move {
+            Done::Captured(blocking.run(move || capture::capture(&tools, looks)).await)
+        }));
+    }
+
+    /// Whether capture may write: the outbox has a limit, and the disk keeps some room for its owner.
+    fn has_room(&mut self) -> bool {
+        if self.outbox_bytes >= self.settings.outbox_bytes_max {
+            let message = format!(
+                "the outbox holds {} MiB that the store has not taken: sources keep the rest",
+                self.outbox_bytes >> 20
+            );
+            self.problem("outbox_full", "", &message, None);
+            return false; // A send that ends makes room, and wakes the loop.
+        }
+        self.clear_problem("outbox_full", "");
+        let path = self.settings.state_dir.clone();
+        let object = path.display().to_string();
+        let free = self.tools.disk.free_bytes(&path).unwrap_or(u64::MAX);
+        if free < self.settings.free_bytes_min {
+            let message = format!(
+                "{} MiB are free at {object}, less than min_free_space: capture waits",
+                free >> 20
+            );
+            self.problem("disk_full", &object, &message, Some("make room"));
+            self.postpone_pass();
+            return false;
+        }
+        self.clear_problem("disk_full", &object);
+        true
+    }
+
+    fn postpone_pass(&mut self) {
+        self.dirty.extend(std::mem::take(&mut self.pass));
+        self.tick_at = Some(Instant::now() + DISK_RETRY);
+    }
+
+    fn new_look(&mut self, key: SessionKey) -> Option<Look> {
+        let now = self.now_text();
+        let unfinished = {
+            let record = self.state.get(&key)?;
+            let age = self.age(&record.cursor.stat);
+            let limit = self.unfinished_after(record);
+            if age >= limit { Unfinished::Take } else { Unfinished::Wait }
+        };
+        let live = self.live.entry(key.clone()).or_default();
+        if live.looking || live.excluded {
+            return None;
+        }
+        let record = self.state.get(&key).filter(|r| !r.superseded && !r.stopped)?;
+        let care = match (live.verify, live.trusted) {
+            (true, _) => Care::Whole,
+            // What happened while nobody looked may have been more than an append.
+            (false, false) => Care::WholeIfChanged,
+            (false, true) => Care::Quick,
+        };
+        live.looking = true;
+        Some(Look {
+            path: record.source.clone(),
+            encoding: record.encoding,
+            cursor: record.cursor.clone(),
+            next_seq: record.next_seq,
+            care,
+            unfinished,
+            now,
+            key,
+        })
+    }
+
+    /// How long ago the file was last touched, by its own times. Clocks that disagree only delay.
+    fn age(&self, stat: &Stat) -> Duration {
+        let touched = i128::from(stat.mtime_ns.max(stat.ctime_ns));
+        let age = self.tools.clock.now().as_nanosecond() - touched;
+        Duration::from_nanos(u64::try_from(age.max(0)).unwrap_or(u64::MAX))
+    }
+
+    fn unfinished_after(&self, record: &Record) -> Duration {
+        match (record.archived, self.settings.once) {
+            (true, _) => QUIET_AFTER, // Its agent has ended it.
+            (false, true) => UNFINISHED_AFTER_ONCE,
+            (false, false) => UNFINISHED_AFTER,
+        }
+    }
+
+    pub(super) fn captured(&mut self, batch: Batch) {
+        self.capturing = false;
+        for key in batch.rest {
+            self.live(&key).looking = false;
+            self.pass.push_front(key);
+        }
+        for (key, _) in &batch.seen {
+            self.live(key).looking = false;
+        }
+        if let Some(error) = batch.error {
+            let path = self.settings.state_dir.join("outbox").display().to_string();
+            let hint = "make room, or check the rights of the directory";
+            self.problem("outbox_unwritable", &path, &chain(&error), Some(hint));
+            self.sweep_due = true;
+            self.pass.extend(batch.seen.into_iter().map(|(key, _)| key));
+            self.postpone_pass();
+            return;
+        }
+        let path = self.settings.state_dir.join("outbox").display().to_string();
+        self.clear_problem("outbox_unwritable", &path);
+        let changes = batch.seen.iter().flat_map(|(key, seen)| self.changes_of(key, seen)).collect();
+        if !self.commit(changes) {
+            self.pass.extend(batch.seen.into_iter().map(|(key, _)| key));
+            self.postpone_pass();
+            return;
+        }
+        for (key, seen) in batch.seen {
+            self.follow_up(&key, seen);
+        }
+    }
+
+    /// What a look changes in the state.
+    fn changes_of(&self, key: &SessionKey, seen: &Seen) -> Vec<Change> {
+        let Some(record) = self.state.get(key) else { return Vec::new() };
+        let mut changes = Vec::new();
+        let parts = seen.parts();
+        if !parts.is_empty() && (record.ended_at.is_some() && !record.archived || record.gone) {
+            // Written to again after it ended: it is open again.
+            let record = Record { ended_at: None, gone: false, ..record.clone() };
+            changes.push(Change::Session { key: key.clone(), record: Box::new(record) });
+        }
+        for (part, cursor) in parts {
+            changes.push(Change::Captured {
+                key: key.clone(),
+                part: part.clone(),
+                cursor: cursor.clone(),
+            });
+        }
+        if let Seen::Read { cursor, .. } = seen {
+            let last = parts.last().map_or(&record.cursor, |(_, cursor)| cursor);
+            if last != cursor {
+                changes.push(Change::Looked { key: key.clone(), cursor: cursor.clone() });
+            }
+        }
+        changes
+    }
+
+    fn follow_up(&mut self, key: &SessionKey, seen: Seen) {
+        let now = Instant::now();
+        self.note_parts(key, seen.parts());
+        match seen {
+            Seen::Read { cursor, unfinished_bytes, .. } => {
+                self.read_to_end(key, &cursor, unfinished_bytes);
+                self.note_looked(key);
+            }
+            Seen::More { .. } => self.pass.push_back(key.clone()),
+            Seen::Changed { .. } => {
+                // Nothing before this was wrong, only this look: the next one starts over.
+                self.dirty.insert(key.clone());
+                let at = now + self.settings.interval;
+                self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
+            }
+            Seen::Rewritten { stat, why } => self.rewritten(key, stat, &why.to_string()),
+            Seen::Failed { error: SourceError::Missing(_), .. } => {
+                // Gone or moved: the scan tells.
+                self.scan_at = self.scan_at.min(now);
+                self.note_looked(key);
+            }
+            Seen::Failed { error, .. } => {
+                let hint = "correct the file's rights; what was captured before is safe";
+                self.session_problem(key, "source_unreadable", &chain(&error), Some(hint));
+                self.note_looked(key);
+            }
+        }
+    }
+
+    fn note_parts(&mut self, key: &SessionKey, parts: &[(PendingPart, Cursor)]) {
+        if parts.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.progress_at = now;
+        for (part, _) in parts {
+            self.outbox_bytes += part.bytes;
+            self.summary.redactions += part.redactions.values().sum::<u64>();
+            debug!(session = %key, part = %part.name(), bytes = part.bytes, "captured");
+        }
+        self.live(key).captured_at = Some(now);
+        if !self.settings.once {
+            self.look_at(key, now + IDLE_AFTER);
+        }
+        self.queue_send(key);
+    }
+
+    fn read_to_end(&mut self, key: &SessionKey, cursor: &Cursor, unfinished_bytes: u64) {
+        let live = self.live(key);
+        live.trusted = true;
+        live.verify = false;
+        live.rewriting = None;
+        self.clear_session_problem(key);
+        let Some(record) = self.state.get(key) else { return };
+        if unfinished_bytes > 0 {
+            let limit = self.unfinished_after(record);
+            let wait = limit.saturating_sub(self.age(&cursor.stat)).max(Duration::from_millis(100));
+            self.look_at(key, Instant::now() + wait);
+        }
+    }
+
+    /// The source is not what was captured: once it holds still, the next generation begins.
+    fn rewritten(&mut self, key: &SessionKey, stat: Stat, why: &str) {
+        let now = Instant::now();
+        let ancient = self.age(&stat) >= QUIET_AFTER;
+        let live = self.live(key);
+        let rewriting = live.rewriting.get_or_insert(Rewriting { first: now, since: now, stat });
+        if rewriting.stat != stat {
+            rewriting.stat = stat;
+            rewriting.since = now;
+        }
+        let settled = ancient
+            || now >= rewriting.since + QUIET_AFTER
+            || now >= rewriting.first + QUIET_MAX;
+        if !settled {
+            let at = (rewriting.since + QUIET_AFTER).min(rewriting.first + QUIET_MAX);
+            self.look_at(key, at);
+            return;
+        }
+        live.rewriting = None;
+        info!(session = %key, why, "the source was rewritten: a new generation begins");
+        self.next_generation(key, why);
+    }
+
+    /// Closes a generation and opens the next one over the same source. A failed commit leaves all as it was.
+    pub(super) fn next_generation(&mut self, key: &SessionKey, why: &str) {
+        let Some(old) = self.state.get(key).cloned() else { return };
+        let Ok(stat) = self.tools.files.stat(&old.source) else {
+            self.scan_at = self.scan_at.min(Instant::now());
+            self.note_looked(key);
+            return;
+        };
+        let (source, archived) = (old.source.clone(), old.archived);
+        let fresh = Record { source, archived, ..self.fresh_record(&old, stat, why) };
+        match self.supersede(key, fresh) {
+            Some(next) => self.mark_dirty(&next),
+            None => self.mark_dirty(key),
+        }
+        self.note_superseded(key);
+    }
+
+    /// A record for the next generation of a session.
+    pub(super) fn fresh_record(&self, old: &Record, stat: Stat, why: &str) -> Record {
+        Record {
+            cursor: Cursor::start(stat),
+            next_seq: 0,
+            pending: Vec::new(),
+            totals: Default::default(),
+            started_at: self.now_text(),
+            ended_at: None,
+            gone: false,
+            superseded: false,
+            reason: Some(why.to_owned()),
+            manifest_due: false,
+            compaction: None,
+            ..old.clone()
+        }
+    }
+
+    /// Commits the end of a generation and the start of the next. `None`: the commit failed.
+    pub(super) fn supersede(&mut self, key: &SessionKey, fresh: Record) -> Option<SessionKey> {
+        let mut old = self.state.get(key)?.clone();
+        old.superseded = true;
+        old.ended_at.get_or_insert_with(|| self.now_text());
+        old.manifest_due = true;
+        let next = key.with_generation(self.newest_number(key) + 1);
+        let changes = vec![
+            Change::Session { key: key.clone(), record: Box::new(old.clone()) },
+            Change::Session { key: next.clone(), record: Box::new(fresh.clone()) },
+        ];
+        if !self.commit(changes) {
+            return None;
+        }
+        self.dirty.remove(key);
+        if old.source == fresh.source || !old.archived {
+            self.by_path.remove(&old.source);
+        }
+        self.queue_send(key);
+        self.adopt_record(&next, &fresh);
+        Some(next)
+    }
+}

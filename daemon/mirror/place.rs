@@ -1,0 +1,491 @@
+//! Which session a file belongs to: new, moved, the next generation, at a second place, or known to the store already.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tracing::{debug, info};
+
+use super::adopt::{AdoptError, Adopted, Adopter};
+use super::find::NewFile;
+use super::{Done, Engine, chain};
+use crate::config::Decision;
+use crate::mirror::capture;
+use crate::mirror::manifest::Failure;
+use crate::part::{ManifestError, SessionKey};
+use crate::source::{self, Cursor, Depth, Verdict};
+use crate::state::{Change, Record, Totals};
+use crate::store::StoreError;
+
+/// What the store has of a harness: listed once per process, before the first new session is placed.
+#[derive(Debug)]
+pub(super) enum Folders {
+    /// The listing is under way.
+    Asked,
+    /// Session ids with anything below them.
+    Known(BTreeSet<String>),
+    /// The listing failed; it is asked again when the store's back-off allows. Until then nothing counts as new.
+    Failed,
+}
+
+/// Where a file belongs.
+enum Place {
+    /// A session of its own.
+    New(SessionKey),
+    /// The successor of an archived file.
+    Next(SessionKey),
+    /// The file of a known session, whose former path is gone.
+    Takeover(SessionKey),
+    /// The store or the outbox knows it.
+    Adopt(SessionKey),
+    /// It has a known inode; whether it is that session's file is to be compared.
+    Compare(SessionKey),
+    /// Something else has to happen first.
+    Wait,
+}
+
+impl Engine {
+    /// A candidate that no record names.
+    pub(super) fn found_new(&mut self, file: NewFile) {
+        let path = &file.candidate.path;
+        let known = self.by_path.contains_key(path) || self.placing.contains(path);
+        if known || self.unplaced.iter().any(|f| f.candidate.path == *path) {
+            return;
+        }
+        match self.settings.rules.decide(file.candidate.harness, file.facts.cwd.as_deref()) {
+            Decision::Follow => self.unplaced.push(file),
+            Decision::Exclude => {
+                self.excluded.insert(path.clone());
+            }
+            // Held back until its records say where it ran: the next scan or event asks again.
+            Decision::NeedsCwd => debug!(path = %path.display(), "cwd unknown: held back"),
+        }
+    }
+
+    /// Whether every file that was found has its session.
+    pub(super) fn nothing_to_place(&self) -> bool {
+        self.unplaced.is_empty() && self.placing.is_empty() && self.adopting.is_empty()
+    }
+
+    /// Places what can be placed now; new sessions are committed together.
+    pub(super) fn place_all(&mut self) {
+        self.start_orphans();
+        if self.unplaced.is_empty() {
+            return;
+        }
+        let inodes = self.inodes();
+        let mut created: Vec<(SessionKey, Record)> = Vec::new();
+        let mut waiting = Vec::new();
+        for file in std::mem::take(&mut self.unplaced) {
+            let path = file.candidate.path.clone();
+            let taken = |key: &SessionKey| created.iter().any(|(k, _)| k == key);
+            match self.place_of(&file, &inodes) {
+                Place::New(key) if !taken(&key) => {
+                    let record = self.new_record(&file);
+                    created.push((key, record));
+                }
+                Place::Next(key) => {
+                    if !self.follow_archive(&key, &file) {
+                        waiting.push(file);
+                    }
+                }
+                Place::Takeover(key) => self.take_over(&key, &file),
+                Place::Adopt(key) => self.start_adoption(key, file),
+                Place::Compare(key) => {
+                    self.placing.insert(path);
+                    self.start_comparison(key, file);
+                }
+                Place::New(_) | Place::Wait => waiting.push(file),
+            }
+        }
+        let changes = created
+            .iter()
+            .map(|(key, record)| Change::Session { key: key.clone(), record: Box::new(record.clone()) })
+            .collect();
+        if self.commit(changes) {
+            for (key, record) in &created {
+                self.adopt_record(key, record);
+                self.mark_dirty(key);
+            }
+        }
+        // What could not be committed is found again by the next scan; two files with one new id meet as known ones.
+        let again = !created.is_empty() && !waiting.is_empty();
+        self.unplaced = waiting;
+        if again {
+            self.place_all();
+        }
+    }
+
+    fn inodes(&self) -> HashMap<(u64, u64), SessionKey> {
+        let sessions = self.state.state().sessions.iter();
+        sessions
+            .filter(|(_, record)| !record.superseded)
+            .map(|(key, r)| ((r.cursor.stat.dev, r.cursor.stat.ino), key.clone()))
+            .collect()
+    }
+
+    fn place_of(&mut self, file: &NewFile, inodes: &HashMap<(u64, u64), SessionKey>) -> Place {
+        let path = &file.candidate.path;
+        if let Some(key) = inodes.get(&(file.stat.dev, file.stat.ino))
+            && let Some(record) = self.state.get(key)
+            && key.harness() == file.candidate.harness
+            && record.source != *path
+        {
+            if self.live.get(key).is_some_and(|live| live.looking) {
+                return Place::Wait;
+            }
+            let there = self.tools.files.stat(&record.source);
+            if there.is_ok_and(|s| (s.dev, s.ino) == (file.stat.dev, file.stat.ino)) {
+                // One file under two names (a hard link): the first one counts.
+            } else {
+                return Place::Compare(key.clone());
+            }
+        }
+        self.place_by_id(file)
+    }
+
+    fn place_by_id(&mut self, file: &NewFile) -> Place {
+        let base = file.key();
+        let directory = file.candidate.path.parent().unwrap_or(&file.candidate.path);
+        let place = if file.archived() { &file.candidate.path } else { directory };
+        let elsewhere = base.at_place(place.as_os_str().as_encoded_bytes());
+        for key in [base, elsewhere] {
+            let Some((newest, record)) = self.newest(&key) else { return self.place_unknown(key) };
+            let (newest, archived, exhausted) =
+                (newest.clone(), record.archived, record.cursor.rest == Some(0));
+            if self.live.get(&newest).is_some_and(|live| live.looking) {
+                return Place::Wait;
+            }
+            if record.gone || self.tools.files.stat(&record.source).is_err() {
+                return Place::Takeover(newest);
+            }
+            if archived && !file.archived() {
+                // The old life is read to its end before the new one begins.
+                if exhausted {
+                    return Place::Next(newest);
+                }
+                self.mark_dirty(&newest);
+                return Place::Wait;
+            }
+        }
+        Place::Wait // The same id at the same place, twice: the scan will not give it again.
+    }
+
+    fn place_unknown(&mut self, key: SessionKey) -> Place {
+        if self.adopting.contains(&key) {
+            return Place::Wait;
+        }
+        match self.folders.get(key.harness()) {
+            Some(Folders::Known(_)) => {
+                if self.generations(&key).is_empty() { Place::New(key) } else { Place::Adopt(key) }
+            }
+            Some(Folders::Asked) => Place::Wait,
+            Some(Folders::Failed) if !self.store_is_open() => Place::Wait,
+            Some(Folders::Failed) | None => {
+                self.ask_folders(key.harness().to_owned());
+                Place::Wait
+            }
+        }
+    }
+
+    fn ask_folders(&mut self, harness: String) {
+        self.folders.insert(harness.clone(), Folders::Asked);
+        let store = self.tools.store.clone();
+        self.jobs.push(Box::pin(async move {
+            let listed = store.list_folders(&format!("sessions/{harness}/")).await;
+            Done::Folders(harness, listed)
+        }));
+    }
+
+    pub(super) fn listed_folders(
+        &mut self,
+        harness: String,
+        listed: Result<Vec<String>, StoreError>,
+    ) {
+        let folders = match listed {
+            Ok(names) => {
+                self.store_works();
+                Folders::Known(names.into_iter().collect())
+            }
+            Err(error) => {
+                self.store_failed(&chain(&error));
+                Folders::Failed
+            }
+        };
+        self.folders.insert(harness, folders);
+    }
+
+    /// Every generation of a session that the store or the outbox has, in order.
+    fn generations(&self, base: &SessionKey) -> Vec<SessionKey> {
+        let mut all = BTreeSet::new();
+        if let Some(Folders::Known(ids)) = self.folders.get(base.harness()) {
+            for id in ids {
+                let key = format!("{}/{id}", base.harness()).parse::<SessionKey>();
+                all.extend(key.ok().filter(|k| k.base() == base.id()).map(|k| (k.generation(), k)));
+            }
+        }
+        let waiting = self.orphans.iter().map(|w| &w.key);
+        let own = waiting.filter(|k| k.harness() == base.harness() && k.base() == base.id());
+        all.extend(own.map(|k| (k.generation(), k.clone())));
+        all.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// The newest generation that the state has.
+    pub(super) fn newest(&self, base: &SessionKey) -> Option<(&SessionKey, &Record)> {
+        let sessions = &self.state.state().sessions;
+        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.base();
+        let all = sessions.range(base.with_generation(1)..).take_while(|(key, _)| {
+            key.harness() == base.harness() && key.id().starts_with(base.base())
+        });
+        all.filter(|(key, _)| same(key)).max_by_key(|(key, _)| key.generation())
+    }
+
+    /// The highest generation number that the state, the store or the outbox has.
+    pub(super) fn newest_number(&self, key: &SessionKey) -> u32 {
+        let base = key.with_generation(1);
+        let in_state = self.newest(&base).map_or(1, |(key, _)| key.generation());
+        let elsewhere = self.generations(&base).last().map_or(1, SessionKey::generation);
+        in_state.max(elsewhere)
+    }
+
+    fn new_record(&self, file: &NewFile) -> Record {
+        Record {
+            source: file.candidate.path.clone(),
+            encoding: file.candidate.encoding,
+            cwd: file.facts.cwd.clone(),
+            started_at: file.facts.started_at.clone().unwrap_or_else(|| self.now_text()),
+            cursor: Cursor::start(file.stat),
+            next_seq: 0,
+            pending: Vec::new(),
+            totals: Totals::default(),
+            ended_at: None,
+            archived: file.archived(),
+            gone: false,
+            stopped: false,
+            superseded: false,
+            reason: None,
+            manifest_due: false,
+            compaction: None,
+        }
+    }
+
+    /// A live file where an archived one had its id: the next life of that session.
+    fn follow_archive(&mut self, key: &SessionKey, file: &NewFile) -> bool {
+        let Some(old) = self.state.get(key).cloned() else { return false };
+        let fresh = Record {
+            source: file.candidate.path.clone(),
+            encoding: file.candidate.encoding,
+            cwd: file.facts.cwd.clone().or(old.cwd.clone()),
+            archived: file.archived(),
+            ..self.fresh_record(&old, file.stat, "its agent set the former file aside")
+        };
+        match self.supersede(key, fresh) {
+            Some(next) => self.mark_dirty(&next),
+            None => return false,
+        }
+        true
+    }
+
+    /// The session's file is at another path now. What is in it decides at the next look whether it goes on.
+    fn take_over(&mut self, key: &SessionKey, file: &NewFile) {
+        let Some(old) = self.state.get(key).cloned() else { return };
+        let record = Record {
+            source: file.candidate.path.clone(),
+            encoding: file.candidate.encoding,
+            archived: file.archived(),
+            cwd: old.cwd.clone().or(file.facts.cwd.clone()),
+            gone: false,
+            ended_at: old.ended_at.clone().filter(|_| file.archived() || !old.gone),
+            manifest_due: true,
+            ..old.clone()
+        };
+        info!(session = %key, "its file moved");
+        let change = Change::Session { key: key.clone(), record: Box::new(record) };
+        if self.commit(vec![change]) {
+            self.by_path.remove(&old.source);
+            self.by_path.insert(file.candidate.path.clone(), key.clone());
+            self.live(key).trusted = false;
+            self.mark_dirty(key);
+            self.queue_send(key);
+        }
+    }
+
+    fn start_comparison(&mut self, key: SessionKey, file: NewFile) {
+        let Some(record) = self.state.get(&key) else { return };
+        let (files, blocking) = (self.tools.files.clone(), self.tools.blocking.clone());
+        let cursor = record.cursor.clone();
+        self.jobs.push(Box::pin(async move {
+            let (path, encoding) = (file.candidate.path.clone(), file.candidate.encoding);
+            let compare =
+                move || source::check(&*files, &path, encoding, &cursor, Depth::Whole);
+            let verdict = blocking.run(compare).await;
+            let intact = matches!(verdict, Ok(Verdict::Intact { .. } | Verdict::Unchanged));
+            Done::Compared(Box::new(file), key, intact)
+        }));
+    }
+
+    pub(super) fn compared(&mut self, file: NewFile, key: &SessionKey, intact: bool) {
+        self.placing.remove(&file.candidate.path);
+        let looking = self.live.get(key).is_some_and(|live| live.looking);
+        let current = self.state.get(key).is_some_and(|record| !record.superseded);
+        if intact && current && !looking {
+            self.take_over(key, &file);
+            return;
+        }
+        if intact && current {
+            self.unplaced.push(file); // Asked again when the look is done.
+            return;
+        }
+        match self.place_by_id(&file) {
+            Place::New(key) => {
+                let record = self.new_record(&file);
+                let change = Change::Session { key: key.clone(), record: Box::new(record.clone()) };
+                if self.commit(vec![change]) {
+                    self.adopt_record(&key, &record);
+                    self.mark_dirty(&key);
+                }
+            }
+            Place::Takeover(key) => self.take_over(&key, &file),
+            Place::Adopt(key) => self.start_adoption(key, file),
+            Place::Next(key) => {
+                self.follow_archive(&key, &file);
+            }
+            Place::Wait | Place::Compare(_) => self.unplaced.push(file),
+        }
+    }
+
+    fn adopter(&self) -> Adopter {
+        Adopter {
+            store: self.tools.store.clone(),
+            tools: capture::Tools {
+                files: self.tools.files.clone(),
+                disk: self.tools.disk.clone(),
+                redactor: self.settings.redactor.clone(),
+                outbox: self.outbox.clone(),
+            },
+            blocking: self.tools.blocking.clone(),
+            now: self.now_text(),
+        }
+    }
+
+    fn start_adoption(&mut self, base: SessionKey, file: NewFile) {
+        if !self.store_is_open() {
+            self.unplaced.push(file);
+            return;
+        }
+        let generations = self.generations(&base);
+        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.id();
+        let waiting = self.orphans.iter().filter(|w| same(&w.key)).cloned().collect();
+        let adopter = self.adopter();
+        self.adopting.insert(base);
+        self.placing.insert(file.candidate.path.clone());
+        self.jobs.push(Box::pin(async move {
+            let adopted = adopter.adopt(&file, generations, waiting).await;
+            Done::Adopted(Box::new(file), adopted)
+        }));
+    }
+
+    pub(super) fn adopted(&mut self, file: NewFile, adopted: Result<Adopted, AdoptError>) {
+        self.placing.remove(&file.candidate.path);
+        // The key under which it was asked is one of two; neither is being adopted by anything else.
+        let directory = file.candidate.path.parent().unwrap_or(&file.candidate.path);
+        let place = if file.archived() { &file.candidate.path } else { directory };
+        let base = file.key();
+        self.adopting.remove(&base.at_place(place.as_os_str().as_encoded_bytes()));
+        self.adopting.remove(&base);
+        match adopted {
+            Ok(adopted) => self.take_in(adopted),
+            Err(AdoptError::Changed) => self.unplaced.push(file),
+            Err(AdoptError::Source(error)) => {
+                self.problem(
+                    "source_unreadable",
+                    &file.candidate.path.display().to_string(),
+                    &chain(&error),
+                    None,
+                );
+            }
+            Err(AdoptError::Store(failure)) => {
+                self.adoption_failed(&file.key(), failure);
+                self.unplaced.push(file);
+            }
+        }
+    }
+
+    fn adoption_failed(&mut self, key: &SessionKey, failure: Failure) {
+        match failure {
+            Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
+                self.fatal = Some(error.into());
+            }
+            Failure::Store(error) => self.store_failed(&chain(&error)),
+            other => {
+                let hint = "mend or remove the object; the session is held back until then";
+                self.problem("manifest_invalid", &key.to_string(), &chain(&other), Some(hint));
+                self.hold_store_retry();
+            }
+        }
+    }
+
+    /// Commits records that adoption brought, and follows the newest.
+    fn take_in(&mut self, adopted: Adopted) {
+        let changes = adopted
+            .records
+            .iter()
+            .map(|(key, record)| Change::Session { key: key.clone(), record: Box::new(record.clone()) })
+            .collect();
+        if !self.commit(changes) {
+            self.scan_at = self.scan_at.max(tokio::time::Instant::now() + super::DISK_RETRY);
+            return; // The next scan finds the file again.
+        }
+        let keys: Vec<SessionKey> = adopted.records.iter().map(|(key, _)| key.clone()).collect();
+        self.orphans.retain(|w| !keys.contains(&w.key));
+        for (key, record) in &adopted.records {
+            self.clear_problem("manifest_invalid", &key.with_generation(1).to_string());
+            self.adopt_record(key, record);
+            self.mark_dirty(key);
+        }
+        if let Some((key, _)) = adopted.records.last() {
+            info!(session = %key, "continued from the store");
+        }
+    }
+
+    /// Parts in the outbox whose source did not turn up: once all that was found is placed, they are adopted by themselves.
+    fn start_orphans(&mut self) {
+        if self.orphans.is_empty() || self.scan_done == 0 || !self.nothing_to_place() {
+            return;
+        }
+        if self.orphans_started || !self.store_is_open() {
+            return;
+        }
+        let Some(key) = self.orphans.first().map(|w| w.key.clone()) else { return };
+        let (own, rest) = std::mem::take(&mut self.orphans).into_iter().partition(|w| w.key == key);
+        self.orphans = rest;
+        if self.state.get(&key).is_some() {
+            return; // Adoption has looked at them: what did not fit was stored, or never committed.
+        }
+        self.orphans_started = true;
+        let adopter = self.adopter();
+        self.jobs.push(Box::pin(async move {
+            let own: Vec<_> = own;
+            Done::Orphans(key.clone(), adopter.adopt_orphans(key, own).await)
+        }));
+    }
+
+    pub(super) fn adopted_orphans(
+        &mut self,
+        key: &SessionKey,
+        adopted: Result<Adopted, AdoptError>,
+    ) {
+        self.orphans_started = false;
+        match adopted {
+            Ok(adopted) => self.take_in(adopted),
+            Err(error) => {
+                // They stay in the outbox and are listed again.
+                if let Ok(all) = self.outbox.waiting(&*self.tools.disk) {
+                    self.orphans.extend(all.into_iter().filter(|w| w.key == *key));
+                }
+                match error {
+                    AdoptError::Store(failure) => self.adoption_failed(key, failure),
+                    error => self.store_failed(&chain(&error)),
+                }
+            }
+        }
+    }
+}

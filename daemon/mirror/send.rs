@@ -1,0 +1,96 @@
+//! Outbox → store: puts the parts of one session in order, then names them in its manifest.
+//!
+//! Changes no state: the mirror commits what comes back. A kill after a put and before that commit costs one more look: the
+//! next send finds the file gone and the object there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::mirror::Clock;
+use crate::mirror::manifest::{self, Failure, Header};
+use crate::part::{PartEntry, SessionKey};
+use crate::state::{PendingPart, Totals};
+use crate::store::{Body, ErrorKind, Store, StoreError};
+
+/// Parts put by one send before the mirror commits them.
+pub(crate) const SEND_PARTS_MAX: usize = 8;
+
+/// What is to be sent of one session.
+#[derive(Debug)]
+pub(crate) struct Send {
+    pub(crate) key: SessionKey,
+    /// Captured, not known to be stored; in ascending sequence.
+    pub(crate) parts: Vec<(PendingPart, PathBuf)>,
+    /// Stored, not known to be named.
+    pub(crate) unnamed: Vec<PartEntry>,
+    /// What the manifest is to say; `None`: the manifest waits.
+    pub(crate) header: Option<Header>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) key: SessionKey,
+    /// Parts that are stored now, with the time.
+    pub(crate) stored: Vec<(PendingPart, String)>,
+    /// A part that is neither in the outbox nor in the store.
+    pub(crate) lost: Option<PendingPart>,
+    /// What the manifest now says: its `next_seq` and sums.
+    pub(crate) named: Option<(u32, Totals)>,
+    /// What stopped the rest.
+    pub(crate) error: Option<Failure>,
+}
+
+/// Sends; stops at the first failure.
+pub(crate) async fn send(store: Arc<dyn Store>, clock: Arc<dyn Clock>, job: Send) -> Sent {
+    let Send { key, parts, mut unnamed, header } = job;
+    let mut sent = Sent { key, stored: Vec::new(), lost: None, named: None, error: None };
+    for (mut part, path) in parts {
+        match put_part(&*store, &sent.key, &part, path).await {
+            Ok(true) => {
+                let at = clock.now().to_string();
+                part.stored_at = Some(at.clone());
+                unnamed.push(part.entry());
+                sent.stored.push((part, at));
+            }
+            Ok(false) => {
+                sent.lost = Some(part);
+                break;
+            }
+            Err(error) => {
+                sent.error = Some(error.into());
+                break;
+            }
+        }
+    }
+    // What could be stored is named even if a later part failed: nothing is gained by waiting.
+    if let Some(header) = header
+        && (sent.error.is_none() || !sent.stored.is_empty())
+    {
+        match manifest::name_parts(&*store, &sent.key, Some(&header), &unnamed).await {
+            Ok(manifest) => {
+                sent.named = Some((manifest.next_seq, manifest::totals(&manifest)));
+            }
+            Err(error) => sent.error = sent.error.or(Some(error)),
+        }
+    }
+    sent
+}
+
+/// `false`: the part is neither here nor there.
+async fn put_part(
+    store: &dyn Store,
+    key: &SessionKey,
+    part: &PendingPart,
+    path: PathBuf,
+) -> Result<bool, StoreError> {
+    let name = key.part_key(&part.name());
+    match store.put(&name, Body::File(path)).await {
+        Ok(()) => Ok(true),
+        // The outbox has lost the file: stored before a kill, or lost for good. The name is a digest, so size is proof enough.
+        Err(e) if e.kind == ErrorKind::NotFound => {
+            Ok(store.size(&name).await? == Some(part.bytes))
+        }
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,553 @@
+//! What survives a restart: a cursor and the pending parts of each session, in a JSON snapshot and a journal beside it.
+//!
+//! The snapshot (`state.json`) is replaced as a whole; between two snapshots every [`Change`] is appended to
+//! `journal-<epoch>.jsonl` and synced, so that a commit costs what changed. The snapshot names the epoch of its journal: a
+//! journal of another epoch is a remnant and is removed. Live state and replayed state go through the same [`State::apply`].
+//! Knows nothing of how sessions are found, read or sent.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::Disk;
+use crate::part::{PartEntry, PartName, SessionKey};
+use crate::redact::Counts;
+use crate::source::{Cursor, Encoding};
+
+/// Version of the state file. A newer one stops the daemon: reading it wrongly could lose sessions.
+const VERSION: u32 = 1;
+
+/// The journal is folded into the snapshot when it is larger than the snapshot and larger than this many bytes: small enough
+/// to read at start in no time, large enough that folding is rare.
+const JOURNAL_BYTES_MIN: u64 = 256 * 1024;
+
+/// All sessions of one store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    version: u32,
+    /// [`crate::store::Store::identity`] of the store that this state describes.
+    pub(crate) store: String,
+    epoch: u64,
+    /// Every generation of every session.
+    pub(crate) sessions: BTreeMap<SessionKey, Record>,
+}
+
+/// One generation of one session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Path of the source.
+    #[serde(with = "path_text")]
+    pub(crate) source: PathBuf,
+    /// How the file stores its content.
+    pub(crate) encoding: Encoding,
+    /// Working directory that the agent recorded.
+    pub(crate) cwd: Option<String>,
+    /// When the session began or was first seen, RFC 3339.
+    pub(crate) started_at: String,
+    /// Everything before it is captured.
+    pub(crate) cursor: Cursor,
+    /// Number of the next part.
+    pub(crate) next_seq: u32,
+    /// Captured parts that no manifest is known to name, in ascending sequence.
+    pub(crate) pending: Vec<PendingPart>,
+    /// What the manifest says in sum.
+    #[serde(default)]
+    pub(crate) totals: Totals,
+    /// When the session ended, RFC 3339; cleared when it is written to again.
+    #[serde(default)]
+    pub(crate) ended_at: Option<String>,
+    /// Whether its agent set the file aside.
+    #[serde(default)]
+    pub(crate) archived: bool,
+    /// Whether the source is gone.
+    #[serde(default)]
+    pub(crate) gone: bool,
+    /// `stop` was said, `start` was not.
+    #[serde(default)]
+    pub(crate) stopped: bool,
+    /// A later generation follows: nothing is read for this one any more.
+    #[serde(default)]
+    pub(crate) superseded: bool,
+    /// Why this generation began, for later ones.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+    /// The manifest says less than this record (an end, a stop): it is to be put again.
+    #[serde(default)]
+    pub(crate) manifest_due: bool,
+    /// A compaction that was begun.
+    #[serde(default)]
+    pub(crate) compaction: Option<Compaction>,
+}
+
+/// A captured part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PendingPart {
+    /// Sequence number.
+    pub(crate) seq: u32,
+    /// SHA-256 of its bytes (after redaction), hex.
+    pub(crate) sha256: String,
+    /// Source positions `[start, end)`, bytes.
+    pub(crate) range: [u64; 2],
+    /// Size in bytes.
+    pub(crate) bytes: u64,
+    /// Secrets removed.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub(crate) redactions: Counts,
+    /// It ends or begins inside a record that was too large to be read whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) cut: bool,
+    /// When it was captured, RFC 3339.
+    pub(crate) captured_at: String,
+    /// When it was stored, RFC 3339; the outbox is then rid of it, and only the manifest lacks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stored_at: Option<String>,
+}
+
+impl PendingPart {
+    /// The object's name.
+    pub(crate) fn name(&self) -> PartName {
+        PartName::new(self.seq, &self.sha256)
+    }
+
+    /// What the manifest says of it.
+    pub(crate) fn entry(&self) -> PartEntry {
+        let mut other = serde_json::Map::new();
+        if self.cut {
+            other.insert("cut".to_owned(), true.into());
+        }
+        PartEntry {
+            seq: self.seq,
+            uuid: self.name().uuid,
+            cursor_range: Some(self.range),
+            source_bytes: Some(self.range[1] - self.range[0]),
+            uploaded_bytes: self.bytes,
+            redactions: self.redactions.clone(),
+            uploaded_at: self.stored_at.clone().unwrap_or_else(|| self.captured_at.clone()),
+            compacted_from: None,
+            sha256: Some(self.sha256.clone()),
+            other,
+        }
+    }
+}
+
+/// Sums over the parts that the manifest names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    /// Objects.
+    pub(crate) parts: u64,
+    /// Bytes of those objects.
+    pub(crate) bytes: u64,
+    /// Secrets removed.
+    pub(crate) redactions: Counts,
+    /// When the newest was stored, RFC 3339.
+    pub(crate) last_stored_at: Option<String>,
+}
+
+/// A compaction whose merged part is in the outbox or stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Compaction {
+    /// What is merged, in order.
+    pub(crate) inputs: Vec<PartName>,
+    /// The manifest entry of the merged part.
+    pub(crate) merged: PartEntry,
+}
+
+/// What a commit changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub(crate) enum Change {
+    /// A session is new, or something rare about it changed.
+    Session {
+        /// Which.
+        key: SessionKey,
+        /// All of it.
+        record: Box<Record>,
+    },
+    /// A part is durable in the outbox: the cursor moves past it.
+    Captured {
+        /// Whose.
+        key: SessionKey,
+        /// The part.
+        part: PendingPart,
+        /// Where capture goes on.
+        cursor: Cursor,
+    },
+    /// The source was looked at; nothing was captured.
+    Looked {
+        /// Whose.
+        key: SessionKey,
+        /// The refreshed cursor.
+        cursor: Cursor,
+    },
+    /// A part is stored: the outbox may forget it.
+    Stored {
+        /// Whose.
+        key: SessionKey,
+        /// Which.
+        seq: u32,
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// The manifest names all stored parts below a number, and says what the record says.
+    Named {
+        /// Whose.
+        key: SessionKey,
+        /// The manifest's `next_seq`.
+        next_seq: u32,
+        /// Its sums.
+        totals: Totals,
+    },
+}
+
+impl Change {
+    /// The session that is new or changed as a whole.
+    pub(crate) fn session(&self) -> Option<&SessionKey> {
+        match self {
+            Change::Session { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn new(store: &str) -> State {
+        State { version: VERSION, store: store.to_owned(), epoch: 0, sessions: BTreeMap::new() }
+    }
+
+    /// The one way in which state changes, live and at replay.
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Session { key, record } => {
+                self.sessions.insert(key, *record);
+            }
+            Change::Captured { key, part, cursor } => {
+                if let Some(record) = self.sessions.get_mut(&key) {
+                    record.next_seq = part.seq + 1;
+                    record.pending.push(part);
+                    record.cursor = cursor;
+                }
+            }
+            Change::Looked { key, cursor } => {
+                if let Some(record) = self.sessions.get_mut(&key) {
+                    record.cursor = cursor;
+                }
+            }
+            Change::Stored { key, seq, at } => {
+                if let Some(record) = self.sessions.get_mut(&key)
+                    && let Some(part) = record.pending.iter_mut().find(|p| p.seq == seq)
+                {
+                    part.stored_at = Some(at);
+                }
+            }
+            Change::Named { key, next_seq, totals } => {
+                if let Some(record) = self.sessions.get_mut(&key) {
+                    record.pending.retain(|p| p.stored_at.is_none() || p.seq >= next_seq);
+                    record.totals = totals;
+                    record.manifest_due = false;
+                }
+            }
+        }
+    }
+}
+
+/// How the state was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// As it was left.
+    Intact,
+    /// There was none.
+    Fresh,
+    /// It was damaged and is set aside under the names given; sessions are rebuilt from the store.
+    Damaged(Vec<PathBuf>),
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// Written by a newer program.
+    #[error("{path} has version {found}, this program knows {VERSION}")]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: u64,
+    },
+    /// The operating system refuses.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// `read`, `write`, `set aside`.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The state and its files. One task owns it.
+pub(crate) struct StateFile {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    state: State,
+    journal_bytes: u64,
+    snapshot_bytes: u64,
+    /// A failed commit may have left bytes in the journal whose fate is unknown: the next commit writes a whole snapshot,
+    /// which no longer names that journal.
+    doubtful: bool,
+}
+
+impl fmt::Debug for StateFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateFile").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl StateFile {
+    /// Reads the state of a store from a directory. A damaged one is set aside; one of an unknown version is an error.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        store: &str,
+    ) -> Result<(StateFile, Found), StateError> {
+        let snapshot = dir.join("state.json");
+        let mut file = StateFile {
+            disk,
+            dir: dir.to_owned(),
+            state: State::new(store),
+            journal_bytes: 0,
+            snapshot_bytes: 0,
+            doubtful: false,
+        };
+        let found = match file.disk.read(&snapshot) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Fresh,
+            Err(source) => return Err(StateError::Io { operation: "read", path: snapshot, source }),
+            Ok(bytes) => match read_snapshot(&snapshot, &bytes)? {
+                Some(state) if state.store == store => {
+                    file.snapshot_bytes = bytes.len() as u64;
+                    file.state = state;
+                    if file.replay()? { Found::Intact } else { Found::Damaged(vec![]) }
+                }
+                _ => Found::Damaged(vec![]),
+            },
+        };
+        let found = match found {
+            Found::Damaged(_) => {
+                file.state = State::new(store);
+                Found::Damaged(file.set_aside()?)
+            }
+            // A journal without a snapshot: somebody removed `state.json`. Its changes mean nothing without it.
+            found => found,
+        };
+        // Epochs only grow, so that a remnant is never taken for the journal of a later snapshot.
+        let journals = file.journals()?;
+        let newest = journals.iter().map(|(epoch, _)| *epoch).max().unwrap_or(0);
+        file.state.epoch = file.state.epoch.max(newest);
+        // A start that finds all in order writes nothing.
+        if found != Found::Intact || !journals.is_empty() {
+            file.fold()?;
+        }
+        Ok((file, found))
+    }
+
+    /// The state now.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// One session.
+    pub(crate) fn get(&self, key: &SessionKey) -> Option<&Record> {
+        self.state.sessions.get(key)
+    }
+
+    /// Makes changes durable, then applies them. When it fails, nothing is applied, and the caller must keep whatever the
+    /// changes spoke of until a later commit succeeded: the journal may hold them all the same.
+    pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Result<(), StateError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if self.doubtful {
+            let before = self.state.clone();
+            changes.into_iter().for_each(|change| self.state.apply(change));
+            return self.fold().inspect_err(|_| self.state = before);
+        }
+        let mut lines = Vec::new();
+        for change in &changes {
+            serde_json::to_writer(&mut lines, change).expect("a change has string keys only");
+            lines.push(b'\n');
+        }
+        let journal = self.journal(self.state.epoch);
+        self.disk
+            .append(&journal, &lines)
+            .and_then(|()| self.disk.sync(std::slice::from_ref(&journal)))
+            .map_err(|source| {
+                self.doubtful = true;
+                StateError::Io { operation: "write", path: journal, source }
+            })?;
+        changes.into_iter().for_each(|change| self.state.apply(change));
+        self.journal_bytes += lines.len() as u64;
+        if self.journal_bytes > JOURNAL_BYTES_MIN.max(self.snapshot_bytes) {
+            // The changes are durable already, so a failed fold only costs another try later.
+            let _ = self.fold();
+        }
+        Ok(())
+    }
+
+    /// Leaves a snapshot and no journal, so that the next start reads one file. Writes nothing when nothing changed.
+    pub(crate) fn close(&mut self) -> Result<(), StateError> {
+        if self.journal_bytes > 0 || self.doubtful { self.fold() } else { Ok(()) }
+    }
+
+    /// Writes the whole state as a snapshot and starts a new journal.
+    pub(crate) fn fold(&mut self) -> Result<(), StateError> {
+        let snapshot = self.dir.join("state.json");
+        self.state.epoch += 1;
+        let mut bytes = serde_json::to_vec(&self.state).expect("the state has string keys only");
+        bytes.push(b'\n');
+        // Killed before the replacement: the old snapshot and its journal hold all. Killed after it: the old journal is a
+        // remnant that nothing names.
+        if let Err(source) = self.disk.replace(&snapshot, &bytes) {
+            // The replacement may have happened all the same, so the old journal is not to be trusted with more.
+            self.doubtful = true;
+            return Err(StateError::Io { operation: "write", path: snapshot, source });
+        }
+        self.doubtful = false;
+        self.journal_bytes = 0;
+        self.snapshot_bytes = bytes.len() as u64;
+        for (old, path) in self.journals()? {
+            if old != self.state.epoch {
+                // A remnant that cannot be removed does no harm.
+                let _ = self.disk.remove(&path);
+            }
+        }
+        Ok(())
+    }
+
+    fn journal(&self, epoch: u64) -> PathBuf {
+        self.dir.join(format!("journal-{epoch:08}.jsonl"))
+    }
+
+    /// All journals that lie beside the snapshot.
+    fn journals(&self) -> Result<Vec<(u64, PathBuf)>, StateError> {
+        let listed = self.disk.list(&self.dir).map_err(|source| StateError::Io {
+            operation: "list",
+            path: self.dir.clone(),
+            source,
+        })?;
+        let epoch_of = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            name.strip_prefix("journal-")?.strip_suffix(".jsonl")?.parse().ok()
+        };
+        Ok(listed
+            .into_iter()
+            .filter(|(path, _)| path.parent() == Some(&self.dir))
+            .filter_map(|(path, _)| Some((epoch_of(&path)?, path)))
+            .collect())
+    }
+
+    /// Applies the journal. `false`: it is damaged. A torn end is what a kill leaves, and is dropped.
+    fn replay(&mut self) -> Result<bool, StateError> {
+        let journal = self.journal(self.state.epoch);
+        let bytes = match self.disk.read(&journal) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(source) => return Err(StateError::Io { operation: "read", path: journal, source }),
+        };
+        let mut torn = false;
+        for line in bytes.split_inclusive(|b| *b == b'\n') {
+            let change = line.strip_suffix(b"\n").and_then(|l| serde_json::from_slice(l).ok());
+            match change {
+                // A whole change after a broken one: not the end of a kill, but damage.
+                Some(_) if torn => return Ok(false),
+                Some(change) => self.state.apply(change),
+                None => torn = true,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Renames snapshot and journals to names that tell what happened; they are kept for a person to look at.
+    fn set_aside(&self) -> Result<Vec<PathBuf>, StateError> {
+        let mut paths = vec![self.dir.join("state.json")];
+        paths.extend(self.journals()?.into_iter().map(|(_, path)| path));
+        let mut aside = Vec::new();
+        for path in paths {
+            let name = path.file_name().expect("a joined path has a name").to_string_lossy();
+            let target = (0..)
+                .map(|n| self.dir.join(format!("damaged-{n}-{name}")))
+                .find(|p| !matches!(self.disk.size(p), Ok(Some(_))))
+                .expect("the range has no end");
+            let moved = self
+                .disk
+                .rename(&path, &target)
+                .and_then(|()| self.disk.sync(std::slice::from_ref(&target)));
+            match moved {
+                Ok(()) => aside.push(target),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(StateError::Io { operation: "set aside", path, source }),
+            }
+        }
+        Ok(aside)
+    }
+}
+
+/// A snapshot from its bytes; `None` when it is damaged.
+fn read_snapshot(path: &Path, bytes: &[u8]) -> Result<Option<State>, StateError> {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(None) };
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(found) if found != u64::from(VERSION) => {
+            Err(StateError::UnknownVersion { path: path.to_owned(), found })
+        }
+        Some(_) => Ok(serde_json::from_value(value).ok()),
+        None => Ok(None),
+    }
+}
+
+/// The store that a state directory's snapshot belongs to, if it can be told.
+pub(crate) fn store_of(disk: &dyn Disk, dir: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Owner {
+        store: String,
+    }
+    let bytes = disk.read(&dir.join("state.json")).ok()?;
+    Some(serde_json::from_slice::<Owner>(&bytes).ok()?.store)
+}
+
+/// Paths in JSON: text where they are text, `%HH` for bytes that are not UTF-8 (and for `%`).
+mod path_text {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+            text.push_str(&chunk.valid().replace('%', "%25"));
+            chunk.invalid().iter().for_each(|b| text.push_str(&format!("%{b:02X}")));
+        }
+        to.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        let text = String::deserialize(from)?;
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.as_bytes();
+        while let [first, tail @ ..] = rest {
+            rest = tail;
+            if *first != b'%' {
+                bytes.push(*first);
+                continue;
+            }
+            let pair = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+            let byte = pair.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            bytes.push(byte.ok_or_else(|| D::Error::custom("a path with a broken escape"))?);
+            rest = &tail[2..];
+        }
+        Ok(PathBuf::from(OsString::from_vec(bytes)))
+    }
+}

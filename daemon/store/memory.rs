@@ -1,0 +1,284 @@
+//! A store in memory that fails as told: before, after, never answering, or lying. For tests.
+//!
+//! What it holds survives every crash of the recorder, as a remote store does. It counts what it is asked and remembers
+//! everything that was ever put, so that oracles can look.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Body, ErrorKind, Listed, Object, Store, StoreError, check_key, check_prefix, folders};
+use crate::durable::Disk;
+
+/// A kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum OpKind {
+    /// [`Store::put`].
+    Put,
+    /// [`Store::get`].
+    Get,
+    /// [`Store::size`].
+    Size,
+    /// [`Store::list`].
+    List,
+    /// [`Store::list_folders`].
+    ListFolders,
+    /// [`Store::delete`].
+    Delete,
+}
+
+impl OpKind {
+    fn name(self) -> &'static str {
+        match self {
+            OpKind::Put => "put",
+            OpKind::Get => "get",
+            OpKind::Size => "size",
+            OpKind::List | OpKind::ListFolders => "list",
+            OpKind::Delete => "delete",
+        }
+    }
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Op {
+    /// What is asked.
+    pub(crate) kind: OpKind,
+    /// Key or prefix.
+    pub(crate) key: String,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreFault {
+    /// It is answered.
+    None,
+    /// It fails and has no effect.
+    FailBefore(ErrorKind),
+    /// It has its effect, and the answer is lost.
+    FailAfter(ErrorKind),
+    /// It has no effect and is never answered.
+    Hang,
+    /// It has its effect and is never answered.
+    HangAfter,
+    /// A put or delete is said to be done and is not; to a question the answer is that there is nothing.
+    Lie,
+}
+
+/// Sees each request before it is served.
+pub(crate) type Hook = Box<dyn FnMut(&Op) -> StoreFault + Send>;
+
+/// Shared: clones are the same store.
+#[derive(Clone)]
+pub(crate) struct MemoryStore {
+    inner: Arc<Mutex<Inner>>,
+    disk: Arc<dyn Disk>,
+    is_local: bool,
+    renames: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    objects: BTreeMap<String, Bytes>,
+    history: BTreeMap<String, Vec<Bytes>>,
+    counts: BTreeMap<OpKind, u64>,
+    hook: Option<Hook>,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryStore")
+    }
+}
+
+impl MemoryStore {
+    /// An empty remote store; files to put are read from `disk`.
+    pub(crate) fn new(disk: Arc<dyn Disk>) -> MemoryStore {
+        MemoryStore { inner: Arc::default(), disk, is_local: false, renames: false }
+    }
+
+    /// A store that calls itself local and takes the files that it is given, as [`super::FsStore`] does.
+    pub(crate) fn local(disk: Arc<dyn Disk>) -> MemoryStore {
+        MemoryStore { is_local: true, renames: true, ..MemoryStore::new(disk) }
+    }
+
+    /// Asks `hook` before each request from now on.
+    pub(crate) fn set_hook(&self, hook: Hook) {
+        self.lock().hook = Some(hook);
+    }
+
+    /// No more faults.
+    pub(crate) fn clear_hook(&self) {
+        self.lock().hook = None;
+    }
+
+    /// All objects now.
+    pub(crate) fn objects(&self) -> BTreeMap<String, Bytes> {
+        self.lock().objects.clone()
+    }
+
+    /// Every different content that a key ever had, oldest first.
+    pub(crate) fn history(&self) -> BTreeMap<String, Vec<Bytes>> {
+        self.lock().history.clone()
+    }
+
+    /// Requests of a kind so far, failed ones included.
+    pub(crate) fn count(&self, kind: OpKind) -> u64 {
+        self.lock().counts.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// All requests so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.lock().counts.values().sum()
+    }
+
+    /// Puts an object behind the recorder's back; it is not counted.
+    pub(crate) fn insert(&self, key: &str, bytes: impl Into<Bytes>) {
+        self.lock().insert(key, bytes.into());
+    }
+
+    /// Removes an object behind the recorder's back.
+    pub(crate) fn remove(&self, key: &str) -> Option<Bytes> {
+        self.lock().objects.remove(key)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask_hook(&self, op: &Op) -> StoreFault {
+        let mut inner = self.lock();
+        *inner.counts.entry(op.kind).or_default() += 1;
+        let Some(mut hook) = inner.hook.take() else { return StoreFault::None };
+        // The hook may look at the store.
+        drop(inner);
+        let fault = hook(op);
+        self.lock().hook.get_or_insert(hook);
+        fault
+    }
+
+    /// Serves a request with the fault that the hook chose for it.
+    async fn serve<T>(
+        &self,
+        kind: OpKind,
+        key: &str,
+        nothing: impl FnOnce() -> Result<T, StoreError>,
+        effect: impl FnOnce(&mut Inner) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let failed =
+            |kind_of: ErrorKind| StoreError::new(kind_of, kind.name(), key, "a fault of the test");
+        match self.ask_hook(&Op { kind, key: key.to_owned() }) {
+            StoreFault::None => effect(&mut self.lock()),
+            StoreFault::FailBefore(kind) => Err(failed(kind)),
+            StoreFault::FailAfter(kind) => effect(&mut self.lock()).and(Err(failed(kind))),
+            StoreFault::Hang => std::future::pending().await,
+            StoreFault::HangAfter => {
+                let _ = effect(&mut self.lock());
+                std::future::pending().await
+            }
+            StoreFault::Lie => nothing(),
+        }
+    }
+
+    /// The bytes of a body; a file is consumed if this store takes files by rename.
+    fn take(&self, inner: &mut Inner, key: &str, body: Body) -> std::io::Result<()> {
+        match body {
+            Body::Bytes(bytes) => inner.insert(key, bytes),
+            Body::File(path) => {
+                inner.insert(key, self.disk.read(&path)?.into());
+                if self.renames {
+                    self.disk.remove(&path)?;
+                    self.disk.sync(&[path.parent().unwrap_or(&path).to_owned()])?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn insert(&mut self, key: &str, bytes: Bytes) {
+        let history = self.history.entry(key.to_owned()).or_default();
+        if !history.contains(&bytes) {
+            history.push(bytes.clone());
+        }
+        self.objects.insert(key.to_owned(), bytes);
+    }
+
+    fn list(&self, prefix: &str) -> Vec<Listed> {
+        let from = self.objects.range(prefix.to_owned()..);
+        from.take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, bytes)| Listed { key: key.clone(), size: bytes.len() as u64 })
+            .collect()
+    }
+}
+
+fn missing(key: &str) -> StoreError {
+    StoreError::new(ErrorKind::NotFound, "get", key, "no such object")
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn identity(&self) -> &str {
+        if self.is_local { "file:///memory" } else { "s3://memory/project" }
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
+        check_key("put", key)?;
+        let effect = |inner: &mut Inner| {
+            self.take(inner, key, body).map_err(|error| {
+                let kind = match error.kind() {
+                    std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    _ => ErrorKind::Unavailable,
+                };
+                StoreError::new(kind, "put", key, error)
+            })
+        };
+        self.serve(OpKind::Put, key, || Ok(()), effect).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Object, StoreError> {
+        check_key("get", key)?;
+        let effect = |inner: &mut Inner| inner.objects.get(key).cloned().ok_or(missing(key));
+        let bytes = self.serve(OpKind::Get, key, || Err(missing(key)), effect).await?;
+        let size = bytes.len() as u64;
+        Ok(Object { size, reader: Box::pin(std::io::Cursor::new(bytes)) })
+    }
+
+    async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
+        check_key("size", key)?;
+        let effect = |inner: &mut Inner| Ok(inner.objects.get(key).map(|bytes| bytes.len() as u64));
+        self.serve(OpKind::Size, key, || Ok(None), effect).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        check_prefix("list", prefix)?;
+        let effect = |inner: &mut Inner| Ok(inner.list(prefix));
+        self.serve(OpKind::List, prefix, || Ok(Vec::new()), effect).await
+    }
+
+    async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        check_prefix("list", prefix)?;
+        let effect = |inner: &mut Inner| {
+            let listed = inner.list(prefix);
+            Ok(folders(prefix, listed.iter().map(|object| object.key.as_str())))
+        };
+        self.serve(OpKind::ListFolders, prefix, || Ok(Vec::new()), effect).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        check_key("delete", key)?;
+        let effect = |inner: &mut Inner| {
+            inner.objects.remove(key);
+            Ok(())
+        };
+        self.serve(OpKind::Delete, key, || Ok(()), effect).await
+    }
+}
