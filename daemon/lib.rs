@@ -26,10 +26,10 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-pub use self::config::{Config, ConfigError, Flags};
-pub use self::error::RunError;
 use self::config::StoreUrl;
+pub use self::config::{Config, ConfigError, Flags};
 use self::durable::{Blocking, Disk, OsDisk};
+pub use self::error::RunError;
 use self::harness::{Env, Harness, Root};
 use self::instance::{Instance, InstanceError};
 use self::mirror::handle::{Command, Mirror};

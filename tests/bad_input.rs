@@ -135,7 +135,7 @@ fn a_socket_path_that_is_too_long_is_named_with_the_limit() {
     let good = Good::new();
     let path = good.home.path().join("s".repeat(120)).display().to_string();
     let output = run(good.home.tracecraftd().args(["--socket", &path]));
-    assert_says(&output, USAGE, &["socket", "long"]);
+    assert_says(&output, USAGE, &["socket", "bytes", "--socket"]);
 }
 
 #[test]

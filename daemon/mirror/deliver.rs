@@ -62,7 +62,10 @@ impl Engine {
             return;
         }
         let live = self.live.entry(key.clone()).or_default();
-        if live.sending || live.queued.is_some() || live.held_until.is_some_and(|at| at > Instant::now()) {
+        if live.sending
+            || live.queued.is_some()
+            || live.held_until.is_some_and(|at| at > Instant::now())
+        {
             return;
         }
         live.held_until = None;
@@ -113,7 +116,8 @@ impl Engine {
             self.live(&key).sending = true;
             self.sends += 1;
             let (store, clock) = (self.tools.store.clone(), self.tools.clock.clone());
-            self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(store, clock, job).await)) }));
+            self.jobs
+                .push(Box::pin(async move { Done::Sent(Box::new(send(store, clock, job).await)) }));
         }
     }
 
@@ -130,10 +134,16 @@ impl Engine {
             .filter(|p| p.stored_at.is_some())
             .map(crate::state::PendingPart::entry)
             .collect();
-        let names = self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
+        let names =
+            self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
         let rules = self.settings.redactor.rules_version();
         let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        (!parts.is_empty() || header.is_some()).then(|| Send { key: key.clone(), parts, unnamed, header })
+        (!parts.is_empty() || header.is_some()).then(|| Send {
+            key: key.clone(),
+            parts,
+            unnamed,
+            header,
+        })
     }
 
     pub(super) fn sent(&mut self, sent: Sent) {
@@ -356,7 +366,9 @@ impl Engine {
     }
 
     fn start_publish(&mut self, key: SessionKey) {
-        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else { return };
+        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
+            return;
+        };
         let (store, file) = (self.tools.store.clone(), self.outbox.merging(&key));
         self.jobs.push(Box::pin(async move {
             let published = compact::publish(&*store, &key, &compaction.merged, file).await;
@@ -381,7 +393,9 @@ impl Engine {
     }
 
     fn start_sweep(&mut self, key: SessionKey) {
-        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else { return };
+        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
+            return;
+        };
         let store = self.tools.store.clone();
         self.jobs.push(Box::pin(async move {
             let swept = compact::sweep(&*store, &key, &compaction).await;
@@ -393,14 +407,18 @@ impl Engine {
         self.live(key).sending = false;
         let Some(record) = self.state.get(key) else { return };
         let merged_bytes = record.compaction.as_ref().map_or(0, |c| c.merged.uploaded_bytes);
-        let record = Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
+        let record =
+            Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
             // Finishing again deletes nothing twice.
-            self.compaction_failed(key.clone(), Failure::Damaged {
-                key: self.settings.state_dir.display().to_string(),
-                what: "not writable now".into(),
-            });
+            self.compaction_failed(
+                key.clone(),
+                Failure::Damaged {
+                    key: self.settings.state_dir.display().to_string(),
+                    what: "not writable now".into(),
+                },
+            );
             return;
         }
         let _ = self.tools.disk.remove(&self.outbox.merging(key));

@@ -191,7 +191,10 @@ pub(crate) async fn list_parts(
 }
 
 /// What a reader replays: the manifest's parts, then listed ones from `next_seq` on as long as no number is missing.
-pub(crate) fn replay_order(manifest: &Manifest, listed: &[(PartName, u64)]) -> Vec<(PartName, u64)> {
+pub(crate) fn replay_order(
+    manifest: &Manifest,
+    listed: &[(PartName, u64)],
+) -> Vec<(PartName, u64)> {
     let mut order: Vec<(PartName, u64)> =
         manifest.parts.iter().map(|p| (p.name(), p.uploaded_bytes)).collect();
     let mut next = manifest.next_seq;

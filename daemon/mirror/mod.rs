@@ -20,8 +20,8 @@ mod send;
 #[cfg(test)]
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -385,10 +385,10 @@ impl Engine {
         let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();
-        live.unnamed_since = record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
+        live.unnamed_since =
+            record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
         live.excluded = is_excluded(&self.settings, key, record);
-        self.last_stored_at =
-            self.last_stored_at.take().max(record.totals.last_stored_at.clone());
+        self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || record.archived {
             self.by_path.insert(record.source.clone(), key.clone());
         }

@@ -88,9 +88,7 @@ async fn put_part(
     match store.put(&name, Body::File(path)).await {
         Ok(()) => Ok(true),
         // The outbox has lost the file: stored before a kill, or lost for good. The name is a digest, so size is proof enough.
-        Err(e) if e.kind == ErrorKind::NotFound => {
-            Ok(store.size(&name).await? == Some(part.bytes))
-        }
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(store.size(&name).await? == Some(part.bytes)),
         Err(e) => Err(e),
     }
 }
