@@ -21,7 +21,7 @@ use crate::support::{POLL, pace, seed, skipped, try_wait_for};
 
 /// Kills of one scenario in a normal run; `TRACECRAFT_KILLS` gives another number. With more gates than this a spread of
 /// them is taken, with another offset in every run.
-const KILLS: usize = 40;
+const KILLS: usize = 30;
 
 /// A small home with one session of each harness.
 struct Scene {
