@@ -278,6 +278,18 @@ impl World {
         format!("s{which}: {what}")
     }
 
+    /// Ends every torn record.
+    pub(super) fn complete_records(&mut self) {
+        self.files.set_clock(self.clock.elapsed_ns());
+        for source in self.sources.iter_mut().filter(|source| source.exists) {
+            let content = self.files.content(&source.path).unwrap_or_default();
+            if !content.is_empty() && !content.ends_with(b"\n") {
+                self.files.append(&source.path, b"\"}\n");
+                source.held.push(self.files.content(&source.path).unwrap_or_default());
+            }
+        }
+    }
+
     fn change(&mut self, source: &mut Source) -> &'static str {
         let path = source.path.clone();
         let content = self.files.content(&path).unwrap_or_default();
