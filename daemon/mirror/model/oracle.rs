@@ -155,7 +155,9 @@ fn check_history(world: &World) -> Result<(), String> {
         if !key.ends_with("meta.json") && contents.len() > 1 {
             return Err(format!("{key} had {} contents", contents.len()));
         }
-        if contents.iter().any(|bytes| bytes.windows(8).any(|w| w == b"AKIA0000")) {
+        // A whole one: a truncation may leave the beginning of one, which is no secret any more.
+        let secret = |w: &[u8]| w.starts_with(b"AKIA") && w[4..].iter().all(u8::is_ascii_digit);
+        if contents.iter().any(|bytes| bytes.windows(20).any(secret)) {
             return Err(format!("{key} held a secret"));
         }
     }
