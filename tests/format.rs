@@ -153,7 +153,8 @@ fn the_format_document_shows_the_golden_files() {
     if blessing() {
         fs::write(&path, with_golden_files).unwrap();
     } else if document != with_golden_files {
-        let differing = document.lines().zip(with_golden_files.lines()).find(|(is, should)| is != should);
+        let differing =
+            document.lines().zip(with_golden_files.lines()).find(|(is, should)| is != should);
         panic!("FORMAT.md differs from its golden files, first here: {differing:?}");
     }
 }
@@ -188,7 +189,8 @@ fn place_at_once(home: &Home) {
 
 fn only_journal(home: &Home) -> Option<String> {
     let files = files_below(&home.state_dir());
-    let is_journal = |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with("journal-");
+    let is_journal =
+        |path: &Path| path.file_name().unwrap().to_string_lossy().starts_with("journal-");
     let mut journals = files.into_iter().filter(|(path, _)| is_journal(path));
     match (journals.next(), journals.next()) {
         (Some((_, bytes)), None) => Some(String::from_utf8(bytes).unwrap()),
@@ -198,7 +200,8 @@ fn only_journal(home: &Home) -> Option<String> {
 
 fn bucket(home: &Home) -> BTreeMap<String, String> {
     let files = files_below(&home.bucket()).into_iter();
-    let name = |path: &Path| path.strip_prefix(home.bucket()).unwrap().to_string_lossy().into_owned();
+    let name =
+        |path: &Path| path.strip_prefix(home.bucket()).unwrap().to_string_lossy().into_owned();
     files.map(|(path, bytes)| (name(&path), String::from_utf8(bytes).unwrap())).collect()
 }
 
@@ -246,7 +249,9 @@ fn shown_form(home: &Home, file: &str, text: &str) -> String {
             assert_eq!(text.lines().count(), 1, "{file} has more than one line");
             Layout::new(home, text, true).document()
         }
-        "journal.jsonl" => text.lines().map(|line| Layout::new(home, line, false).document()).collect(),
+        "journal.jsonl" => {
+            text.lines().map(|line| Layout::new(home, line, false).document()).collect()
+        }
         _ => text.to_owned(),
     }
 }
@@ -332,7 +337,8 @@ impl<'a> Layout<'a> {
     }
 
     fn take(&mut self, what: &str) {
-        self.rest = self.rest.strip_prefix(what).unwrap_or_else(|| panic!("no {what:?} at {}", self.rest));
+        self.rest =
+            self.rest.strip_prefix(what).unwrap_or_else(|| panic!("no {what:?} at {}", self.rest));
     }
 
     /// The string that stands here, with its quotes.
