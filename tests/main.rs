@@ -18,6 +18,7 @@ mod support;
 
 mod bad_input;
 mod ctl;
+mod format;
 mod hostile;
 mod kill;
 mod live;
