@@ -36,7 +36,7 @@ impl Failure {
         let start = if cfg!(target_os = "macos") {
             "start it with `tracecraftd`, or through launchd if it is installed as a service"
         } else {
-            "start it with `systemctl --user start tracecraftd`, or run `tracecraftd` in a terminal"
+            "start it: `tracecraftd`, in a terminal of its own or in the background"
         };
         let what = format!("the daemon is not running ({why} at {})", socket.display());
         Failure::new(exit::NOT_RUNNING, what).hint(start)

@@ -312,7 +312,7 @@ pub(crate) struct Manifest {
     /// `false` after `stop`.
     #[serde(default = "yes")]
     pub(crate) followed: bool,
-    /// Version of the redaction rules in force when the newest part was captured.
+    /// Version of the redaction rules in force when this manifest was put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rules: Option<String>,
     /// Whatever else a writer put there.

@@ -417,7 +417,12 @@ impl Engine {
             r if r.stopped => SessionState::Stopped,
             r if r.gone => SessionState::Gone,
             r if r.archived || r.ended_at.is_some() => SessionState::Ended,
-            _ if captured.is_some_and(|at| at.elapsed() < IDLE_AFTER) => SessionState::Live,
+            // Captured lately and written lately: a backlog is not live.
+            _ if captured.is_some_and(|at| at.elapsed() < IDLE_AFTER)
+                && self.age(&record.cursor.stat) < IDLE_AFTER =>
+            {
+                SessionState::Live
+            }
             _ => SessionState::Idle,
         }
     }
@@ -480,13 +485,11 @@ impl Engine {
 
     pub(super) fn is_finished(&mut self) -> bool {
         if self.settings.once && self.phase != Phase::Stopping {
-            if self.is_settled() {
-                self.begin_drain();
-                self.drain_step();
-            } else if self.progress_at.elapsed() >= ONCE_STALL {
+            let stalled = self.progress_at.elapsed() >= ONCE_STALL;
+            if stalled {
                 warn!("no progress for {} s: giving up", ONCE_STALL.as_secs());
-                return true;
             }
+            return stalled;
         }
         if self.phase != Phase::Stopping {
             return false;
@@ -498,7 +501,7 @@ impl Engine {
     }
 
     /// Whether `--once` has nothing left to wait for.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let unsafe_pending = self.state.state().sessions.iter().any(|(key, record)| {
             let held = self.live.get(key).is_some_and(|l| l.held_until.is_some());
             !held && !record.pending.is_empty()

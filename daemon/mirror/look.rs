@@ -10,10 +10,13 @@ use tracing::{debug, info};
 use super::capture::{self, BATCH_LOOKS_MAX, Batch, Care, Look, Seen};
 use super::find::{Findings, Looked};
 use super::{DISK_RETRY, Done, Engine, IDLE_AFTER, Rewriting, SCAN_EVERY, chain};
-use crate::api::Coverage;
+use crate::api::{Coverage, Phase};
 use crate::part::SessionKey;
 use crate::source::{Cursor, SourceError, Stat, Unfinished};
 use crate::state::{Change, PendingPart, Record};
+
+/// From this sequence number on a session goes on as a new generation: a batch may still add some before the range ends.
+const SEQ_TURN: u32 = 90_000;
 
 /// Events are taken together for this long: a busy agent writes many times a second.
 const HINTS_EVERY: Duration = Duration::from_millis(200);
@@ -44,9 +47,9 @@ impl Engine {
         self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
     }
 
-    /// Whether somebody waits for a flush, so that the interval does not count.
+    /// Whether somebody waits for a flush, or nothing was read yet, so that the interval does not count.
     fn is_urgent(&self) -> bool {
-        !self.waiters.is_empty() || self.drain_until.is_some()
+        self.phase == Phase::Starting || !self.waiters.is_empty() || self.drain_until.is_some()
     }
 
     /// Asks for a look at a time.
@@ -299,6 +302,11 @@ impl Engine {
             let limit = self.unfinished_after(record);
             if age >= limit { Unfinished::Take } else { Unfinished::Wait }
         };
+        if self.state.get(&key).is_some_and(|r| !r.superseded && r.next_seq >= SEQ_TURN) {
+            // Readers sort by five digits. What is stored stays as it is, complete up to here.
+            self.next_generation(&key, "its sequence numbers are used up");
+            return None;
+        }
         let live = self.live.entry(key.clone()).or_default();
         if live.looking || live.excluded {
             return None;
@@ -324,7 +332,7 @@ impl Engine {
     }
 
     /// How long ago the file was last touched, by its own times. Clocks that disagree only delay.
-    fn age(&self, stat: &Stat) -> Duration {
+    pub(super) fn age(&self, stat: &Stat) -> Duration {
         let touched = i128::from(stat.mtime_ns.max(stat.ctime_ns));
         let age = self.tools.clock.now().as_nanosecond() - touched;
         Duration::from_nanos(u64::try_from(age.max(0)).unwrap_or(u64::MAX))

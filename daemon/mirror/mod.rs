@@ -437,6 +437,9 @@ impl Engine {
 
     /// Starts whatever is due and has room.
     fn start_work(&mut self) {
+        if self.settings.once && self.phase != Phase::Stopping && self.is_settled() {
+            self.begin_drain();
+        }
         if self.phase != Phase::Stopping {
             self.start_scan();
             self.place_all();
@@ -447,7 +450,10 @@ impl Engine {
         self.answer_waiters();
         self.drain_step();
         if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
-            self.phase = Phase::Recording;
+            let read = self.dirty.is_empty() && self.pass.is_empty() && !self.capturing;
+            if read {
+                self.phase = Phase::Recording;
+            }
         }
     }
 

@@ -111,7 +111,7 @@ impl Engine {
         }
         // What could not be committed is found again by the next scan; two files with one new id meet as known ones.
         let again = !created.is_empty() && !waiting.is_empty();
-        self.unplaced = waiting;
+        self.unplaced.append(&mut waiting);
         if again {
             self.place_all();
         }
@@ -156,6 +156,9 @@ impl Engine {
                 (newest.clone(), record.archived, record.cursor.rest == Some(0));
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
+            }
+            if record.superseded {
+                return Place::Next(newest); // Adopted without its source: whatever turns up is another life.
             }
             if record.gone || self.tools.files.stat(&record.source).is_err() {
                 return Place::Takeover(newest);
@@ -379,7 +382,7 @@ impl Engine {
         }
         let generations = self.generations(&base);
         let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.id();
-        let waiting = self.orphans.iter().filter(|w| same(&w.key)).cloned().collect();
+        let waiting: Vec<_> = self.orphans.iter().filter(|w| same(&w.key)).cloned().collect();
         let adopter = self.adopter();
         self.adopting.insert(base);
         self.placing.insert(file.candidate.path.clone());

@@ -355,6 +355,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn t27_every_reader_sees_every_record_once_whatever_happens() {
     if let Some(seed) = number("TRACECRAFT_MODEL_SEED") {
+        let _ = tracing_subscriber::fmt().with_env_filter("debug").without_time().try_init();
         play(seed, true).unwrap();
         return;
     }
