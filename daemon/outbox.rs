@@ -101,7 +101,8 @@ impl Outbox {
     }
 
     fn is_merge_of(&self, state: &State, path: &Path) -> bool {
-        let folder = path.strip_prefix(&self.dir).ok().and_then(Path::parent).and_then(Path::to_str);
+        let folder =
+            path.strip_prefix(&self.dir).ok().and_then(Path::parent).and_then(Path::to_str);
         let record = folder.and_then(|f| state.sessions.get(&f.parse().ok()?));
         path.ends_with(MERGING) && record.is_some_and(|r| r.compaction.is_some())
     }

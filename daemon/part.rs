@@ -67,7 +67,10 @@ impl SessionKey {
     /// The same id at a second place: `<id>@<8 hex of the place>`.
     pub(crate) fn at_place(&self, place: &[u8]) -> SessionKey {
         let digest = hex(&Sha256::digest(place));
-        SessionKey { harness: self.harness.clone(), id: format!("{}@{}", self.base(), &digest[..8]) }
+        SessionKey {
+            harness: self.harness.clone(),
+            id: format!("{}@{}", self.base(), &digest[..8]),
+        }
     }
 
     /// `sessions/<harness>/<id>/`.
@@ -414,7 +417,9 @@ impl Manifest {
                 return Err(format!("the range of seq {} ends before it starts", part.seq));
             }
             let sha_ok = part.sha256.as_ref().is_none_or(|s| {
-                s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit()) && s.starts_with(&part.uuid)
+                s.len() == 64
+                    && s.bytes().all(|b| b.is_ascii_hexdigit())
+                    && s.starts_with(&part.uuid)
             });
             if !sha_ok {
                 return Err(format!("sha256 of seq {} is not its own", part.seq));
@@ -561,9 +566,7 @@ mod tests {
         let key = SessionKey::new("codex", "x");
         let parse = |text: &str| Manifest::parse(&key, text.as_bytes());
         let with = |part: &str| {
-            format!(
-                r#"{{"schema_version":1,"harness":"codex","session_id":"x","parts":[{part}]}}"#
-            )
+            format!(r#"{{"schema_version":1,"harness":"codex","session_id":"x","parts":[{part}]}}"#)
         };
         assert!(parse(&with(r#"{"seq":0,"uuid":"0123abcd"}"#)).is_ok());
         for (part, says) in [

@@ -324,7 +324,9 @@ impl StateFile {
         };
         let found = match file.disk.read(&snapshot) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Fresh,
-            Err(source) => return Err(StateError::Io { operation: "read", path: snapshot, source }),
+            Err(source) => {
+                return Err(StateError::Io { operation: "read", path: snapshot, source });
+            }
             Ok(bytes) => match read_snapshot(&snapshot, &bytes)? {
                 Some(state) if state.store == store => {
                     file.snapshot_bytes = bytes.len() as u64;

@@ -248,8 +248,7 @@ impl Store for MemoryStore {
         check_key("get", key)?;
         let effect = |inner: &mut Inner| inner.objects.get(key).cloned().ok_or(missing(key));
         let bytes = self.serve(OpKind::Get, key, || Err(missing(key)), effect).await?;
-        let size = bytes.len() as u64;
-        Ok(Object { size, reader: Box::pin(std::io::Cursor::new(bytes)) })
+        Ok(Object { reader: Box::pin(std::io::Cursor::new(bytes)) })
     }
 
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
