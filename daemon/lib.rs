@@ -26,10 +26,10 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-pub use self::config::{Config, ConfigError, Flags};
-pub use self::error::RunError;
 use self::config::StoreUrl;
+pub use self::config::{Config, ConfigError, Flags};
 use self::durable::{Blocking, Disk, OsDisk};
+pub use self::error::RunError;
 use self::harness::{Env, Harness, Root};
 use self::instance::{Instance, InstanceError};
 use self::mirror::handle::{Command, Mirror};
@@ -37,6 +37,7 @@ use self::mirror::{Engine, RootsFinder, Settings, Signal, Summary, SystemClock, 
 use self::redact::Redactor;
 use self::shutdown::Signals;
 use self::source::OsFiles;
+use self::state::Owner;
 use self::store::{FsStore, Retry, Store};
 use self::watch::{Hints, Watcher};
 
@@ -78,12 +79,13 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         }
         Err(error) => return Err(error.into()),
     };
-    let (store, disk) = open_store(&config).await;
-    let state_dir = state_dir_of(&*disk, &config.state_dir.value, store.identity());
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+    let (store, state_dir) = open_store(&config, &disk).await;
     let hints = Arc::new(Hints::default());
     let files = Arc::new(OsFiles);
     let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
-    let finder = RootsFinder::new(files.clone(), harness::all(), roots(&config), watcher);
+    let roots = roots(&config);
+    let finder = RootsFinder::new(files.clone(), harness::all(), roots.clone(), watcher);
     let tools = Tools {
         store,
         disk,
@@ -102,7 +104,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         Mode::Once => {
             let engine = Engine::open(tools, settings)?;
             let summary = drive(engine, commands, signals, config, mode, set_log).await?;
-            report(summary)
+            report(summary, &roots)
         }
         Mode::Daemon => {
             let (listener, _socket) = control::bind(&config.socket.value)?;
@@ -137,25 +139,28 @@ async fn drive(
 ) -> Result<Summary, RunError> {
     let (sender, receiver) = mpsc::channel(SIGNALS_MAX);
     let state_dir = engine.state_dir().to_owned();
-    let forward = async {
-        loop {
-            let signal = match signals.next().await {
-                shutdown::Signal::Drain => Signal::Drain,
-                shutdown::Signal::Abandon => Signal::Abandon,
-                shutdown::Signal::Flush => Signal::Flush,
-                shutdown::Signal::Reload => match reload(&mut config, &set_log) {
-                    Some(new) => Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))),
-                    None => continue,
-                },
-            };
-            if sender.send(signal).await.is_err() {
-                return;
+    // A task of its own, so that a second signal is obeyed even while the mirror waits for a disk that hangs.
+    let mut mirror = tokio::spawn(Box::pin(engine.run(commands, receiver)));
+    loop {
+        let signal = tokio::select! {
+            ended = &mut mirror => return Ok(ended.map_err(RunError::failed)??),
+            signal = signals.next() => signal,
+        };
+        let signal = match signal {
+            shutdown::Signal::Drain => Signal::Drain,
+            shutdown::Signal::Flush => Signal::Flush,
+            shutdown::Signal::Abandon => {
+                warn!("ending now: what is pending is in the outbox");
+                mirror.abort();
+                return Ok(Summary::default());
             }
-        }
-    };
-    tokio::select! {
-        ended = Box::pin(engine.run(commands, receiver)) => Ok(ended?),
-        () = forward => Err(RunError::failed("the mirror does not take signals any more")),
+            shutdown::Signal::Reload => match reload(&mut config, &set_log) {
+                Some(new) => Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))),
+                None => continue,
+            },
+        };
+        // A full channel means that the mirror has not come to the earlier ones: one more of them says nothing new.
+        let _ = sender.try_send(signal);
     }
 }
 
@@ -185,16 +190,21 @@ fn roots(config: &Config) -> Vec<Root> {
     harness::all().iter().flat_map(|harness: &Arc<dyn Harness>| harness.roots(&env)).collect()
 }
 
-async fn open_store(config: &Config) -> (Arc<dyn Store>, Arc<dyn Disk>) {
-    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+/// The store, and the directory of its state.
+async fn open_store(config: &Config, disk: &Arc<dyn Disk>) -> (Arc<dyn Store>, PathBuf) {
     let StoreUrl::File { dir } = &config.store.value;
     let store = FsStore::new(disk.clone(), dir.clone(), Blocking::Pool);
-    let old = SystemTime::now().checked_sub(store::TEMP_AGE);
-    if let Err(e) = store.sweep(old.unwrap_or(SystemTime::UNIX_EPOCH)).await {
+    let state_dir = state_dir_of(&**disk, &config.state_dir.value, store.identity());
+    if Owner::of(&**disk, &state_dir).is_some_and(|owner| owner.has_stored()) {
+        store.expect_present(); // A disk that was pulled out is not an empty bucket.
+    }
+    // A kill within a put leaves a temporary file. Should another program be within one just now, its put fails and is tried
+    // again.
+    if let Err(e) = store.sweep(SystemTime::now()).await {
         warn!(error = %mirror::chain(&e), "cannot sweep old temporary files from the store");
     }
     let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
-    (Arc::new(store), disk)
+    (Arc::new(store), state_dir)
 }
 
 /// State belongs to one store. The first one has the state directory; any other has its own below it, so that pointing the
@@ -202,8 +212,8 @@ async fn open_store(config: &Config) -> (Arc<dyn Store>, Arc<dyn Disk>) {
 fn state_dir_of(disk: &dyn Disk, dir: &Path, identity: &str) -> PathBuf {
     let digest = part::digest_of(identity.as_bytes());
     let own = dir.join("stores").join(&digest[..8]);
-    let elsewhere = state::store_of(disk, dir).is_some_and(|owner| owner != identity);
-    if elsewhere || state::store_of(disk, &own).is_some() { own } else { dir.to_owned() }
+    let elsewhere = Owner::of(disk, dir).is_some_and(|owner| owner.store != identity);
+    if elsewhere || Owner::of(disk, &own).is_some() { own } else { dir.to_owned() }
 }
 
 fn settings(config: &Config, mode: Mode, state_dir: PathBuf) -> Settings {
@@ -233,8 +243,8 @@ fn announce(config: &Config) {
 }
 
 /// What `--once` tells at its end. Anything that is not safe makes it a failure.
-fn report(summary: Summary) -> Result<Option<String>, RunError> {
-    let text = format!(
+fn report(summary: Summary, roots: &[Root]) -> Result<Option<String>, RunError> {
+    let mut text = format!(
         "{} sessions; stored {} parts, {} bytes; {} secrets removed",
         summary.sessions, summary.parts, summary.bytes, summary.redactions
     );
@@ -246,7 +256,10 @@ fn report(summary: Summary) -> Result<Option<String>, RunError> {
         }
         return Err(RunError::failed(what));
     }
-    let mut text = text;
+    if summary.sessions == 0 {
+        let looked: Vec<String> = roots.iter().map(|r| r.path.display().to_string()).collect();
+        text.push_str(&format!("\nno sessions yet; looked in {}", looked.join(", ")));
+    }
     for problem in &summary.problems {
         text.push_str("\nnote: ");
         text.push_str(problem);

@@ -449,10 +449,13 @@ impl Manifest {
             // Its number lies below what was named: a compaction has taken it in since, and its bytes are already counted.
             return true;
         }
-        self.total_source_bytes += entry.source_bytes.unwrap_or(0);
-        self.total_uploaded_bytes += entry.uploaded_bytes;
+        // Saturating: what a bucket says of itself may be beyond all numbers.
+        self.total_source_bytes =
+            self.total_source_bytes.saturating_add(entry.source_bytes.unwrap_or(0));
+        self.total_uploaded_bytes = self.total_uploaded_bytes.saturating_add(entry.uploaded_bytes);
         for (name, count) in &entry.redactions {
-            *self.redaction_counts.entry(name.clone()).or_default() += count;
+            let sum = self.redaction_counts.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*count);
         }
         self.next_seq = entry.seq + 1;
         self.last_uploaded_at = entry.uploaded_at.clone();

@@ -199,6 +199,8 @@ pub(crate) enum Change {
         next_seq: u32,
         /// Its sums.
         totals: Totals,
+        /// Whether it says less than the record all the same.
+        due: bool,
     },
 }
 
@@ -242,11 +244,11 @@ impl State {
                     part.stored_at = Some(at);
                 }
             }
-            Change::Named { key, next_seq, totals } => {
+            Change::Named { key, next_seq, totals, due } => {
                 if let Some(record) = self.sessions.get_mut(&key) {
                     record.pending.retain(|p| p.stored_at.is_none() || p.seq >= next_seq);
                     record.totals = totals;
-                    record.manifest_due = false;
+                    record.manifest_due = due;
                 }
             }
         }
@@ -344,6 +346,7 @@ impl StateFile {
             // A journal without a snapshot: somebody removed `state.json`. Its changes mean nothing without it.
             found => found,
         };
+        file.sweep_temps()?;
         // Epochs only grow, so that a remnant is never taken for the journal of a later snapshot.
         let journals = file.journals()?;
         let newest = journals.iter().map(|(epoch, _)| *epoch).max().unwrap_or(0);
@@ -428,24 +431,40 @@ impl StateFile {
         Ok(())
     }
 
+    /// Removes what a kill in the middle of a replacement left.
+    fn sweep_temps(&self) -> Result<(), StateError> {
+        for (path, _) in self.listed()? {
+            if path.file_name().is_some_and(crate::durable::is_temp) {
+                let _ = self.disk.remove(&path); // One that cannot be removed does no harm.
+            }
+        }
+        Ok(())
+    }
+
+    /// The files in the state directory itself.
+    fn listed(&self) -> Result<Vec<(PathBuf, u64)>, StateError> {
+        let mut listed = self.disk.list(&self.dir).map_err(|source| StateError::Io {
+            operation: "list",
+            path: self.dir.clone(),
+            source,
+        })?;
+        listed.retain(|(path, _)| path.parent() == Some(&self.dir));
+        Ok(listed)
+    }
+
     fn journal(&self, epoch: u64) -> PathBuf {
         self.dir.join(format!("journal-{epoch:08}.jsonl"))
     }
 
     /// All journals that lie beside the snapshot.
     fn journals(&self) -> Result<Vec<(u64, PathBuf)>, StateError> {
-        let listed = self.disk.list(&self.dir).map_err(|source| StateError::Io {
-            operation: "list",
-            path: self.dir.clone(),
-            source,
-        })?;
         let epoch_of = |path: &Path| {
             let name = path.file_name()?.to_str()?;
             name.strip_prefix("journal-")?.strip_suffix(".jsonl")?.parse().ok()
         };
-        Ok(listed
+        Ok(self
+            .listed()?
             .into_iter()
-            .filter(|(path, _)| path.parent() == Some(&self.dir))
             .filter_map(|(path, _)| Some((epoch_of(&path)?, path)))
             .collect())
     }
@@ -508,14 +527,30 @@ fn read_snapshot(path: &Path, bytes: &[u8]) -> Result<Option<State>, StateError>
     }
 }
 
-/// The store that a state directory's snapshot belongs to, if it can be told.
-pub(crate) fn store_of(disk: &dyn Disk, dir: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Owner {
-        store: String,
+/// What a state directory's snapshot says of its store, without all the rest.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Owner {
+    /// [`State::store`].
+    pub(crate) store: String,
+    sessions: BTreeMap<String, OwnerRecord>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OwnerRecord {
+    #[serde(default)]
+    totals: Totals,
+}
+
+impl Owner {
+    /// Reads it, if there is one to be read.
+    pub(crate) fn of(disk: &dyn Disk, dir: &Path) -> Option<Owner> {
+        serde_json::from_slice(&disk.read(&dir.join("state.json")).ok()?).ok()
     }
-    let bytes = disk.read(&dir.join("state.json")).ok()?;
-    Some(serde_json::from_slice::<Owner>(&bytes).ok()?.store)
+
+    /// Whether anything was stored there.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.sessions.values().any(|record| record.totals.parts > 0)
+    }
 }
 
 /// Paths in JSON: text where they are text, `%HH` for bytes that are not UTF-8 (and for `%`).

@@ -199,8 +199,13 @@ impl Adopter {
         }
         self.sweep_leftovers(&key, &manifest, &listed).await?;
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
-        let mut held =
-            Held { key, next_seq: next_seq.max(manifest.next_seq), manifest, unnamed, waiting: Vec::new() };
+        let mut held = Held {
+            key,
+            next_seq: next_seq.max(manifest.next_seq),
+            manifest,
+            unnamed,
+            waiting: Vec::new(),
+        };
         self.take_waiting(&mut held, waiting)?;
         Ok(held)
     }
@@ -267,14 +272,16 @@ impl Adopter {
 
     /// Takes the outbox's parts that abut, in order. Others were stored already, or never committed.
     fn take_waiting(&self, held: &mut Held, waiting: Vec<Waiting>) -> Result<(), AdoptError> {
-        let stored: Vec<PartName> = held.manifest.parts.iter().chain(&held.unnamed).map(PartEntry::name).collect();
+        let stored: Vec<PartName> =
+            held.manifest.parts.iter().chain(&held.unnamed).map(PartEntry::name).collect();
         let mut end = if held.unnamed.is_empty() { held.manifest.end() } else { None };
         for one in waiting {
             if stored.contains(&one.name) || one.name.seq < held.next_seq {
                 continue;
             }
             // Where stored objects have no known range, the number alone says that nothing is missing between them.
-            let follows = end.is_none_or(|end| end == one.range[0]) && one.name.seq == held.next_seq;
+            let follows =
+                end.is_none_or(|end| end == one.range[0]) && one.name.seq == held.next_seq;
             if !follows {
                 continue;
             }

@@ -146,9 +146,10 @@ impl Engine {
         }
         if waiter.targets.is_empty() {
             let wanted = |key: &SessionKey| {
-                waiter.only.as_ref().is_none_or(|only| {
-                    only.harness() == key.harness() && only.base() == key.base()
-                })
+                waiter
+                    .only
+                    .as_ref()
+                    .is_none_or(|only| only.harness() == key.harness() && only.base() == key.base())
             };
             let sessions = self.state.state().sessions.iter();
             waiter.targets = sessions
@@ -291,7 +292,8 @@ impl Engine {
             .filter(wanted)
             .filter(|key| key.id() == id || (!id.contains('~') && key.base() == id))
             .collect();
-        let prefix = || sessions.keys().filter(wanted).filter(|key| is_short_for(id, key)).collect();
+        let prefix =
+            || sessions.keys().filter(wanted).filter(|key| is_short_for(id, key)).collect();
         let matches: Vec<&SessionKey> =
             if exact.is_empty() && !id.is_empty() { prefix() } else { exact };
         let bases: BTreeSet<SessionKey> = matches
@@ -318,7 +320,8 @@ impl Engine {
     }
 
     fn status(&self) -> Status {
-        let mut counts = SessionCounts { excluded: self.excluded.len() as u64, ..Default::default() };
+        let mut counts =
+            SessionCounts { excluded: self.excluded.len() as u64, ..Default::default() };
         let mut pending = Pending::default();
         let mut oldest: Option<&str> = None;
         let mut stored_bytes = 0;
@@ -342,14 +345,15 @@ impl Engine {
                 oldest = Some(oldest.map_or(at, |o| o.min(at)));
             }
             counts.pending += u64::from(any);
-            problems.extend(live.and_then(|l| l.problem.clone()).map(|p| api::Problem {
-                message: format!("{key}: {}", p.message),
-                ..p
-            }));
+            problems.extend(
+                live.and_then(|l| l.problem.clone())
+                    .map(|p| api::Problem { message: format!("{key}: {}", p.message), ..p }),
+            );
         }
-        pending.oldest_seconds = oldest.and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(|at| {
-            u64::try_from(self.tools.clock.now().as_second() - at.as_second()).unwrap_or(0)
-        });
+        pending.oldest_seconds =
+            oldest.and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(|at| {
+                u64::try_from(self.tools.clock.now().as_second() - at.as_second()).unwrap_or(0)
+            });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: PROTOCOL,
@@ -423,7 +427,9 @@ impl Engine {
 impl Engine {
     /// Last flush: looks at whatever may have something new, then says in the manifests that the sessions ended.
     pub(super) fn begin_drain(&mut self) {
-        info!("draining: a second signal ends at once");
+        if !self.settings.once {
+            info!("draining: a second signal ends at once");
+        }
         self.phase = Phase::Stopping;
         self.drain_until = Some(Instant::now() + DRAIN_MAX);
         let taken = self.tools.hints.take();
@@ -473,9 +479,6 @@ impl Engine {
     }
 
     pub(super) fn is_finished(&mut self) -> bool {
-        if self.ended {
-            return true;
-        }
         if self.settings.once && self.phase != Phase::Stopping {
             if self.is_settled() {
                 self.begin_drain();
@@ -506,9 +509,10 @@ impl Engine {
             && self.dirty.is_empty()
             && self.pass.is_empty()
             && self.jobs.is_empty()
-            && self.timers.iter().all(|(_, key)| {
-                self.live.get(key).is_some_and(|l| l.held_until.is_some())
-            })
+            && self
+                .timers
+                .iter()
+                .all(|(_, key)| self.live.get(key).is_some_and(|l| l.held_until.is_some()))
             && self.compactions.is_empty()
             && !unsafe_pending
     }
@@ -517,7 +521,8 @@ impl Engine {
         let mut summary = self.summary.clone();
         for (key, record) in &self.state.state().sessions {
             summary.sessions += u64::from(!record.superseded);
-            summary.unsent_parts += record.pending.iter().filter(|p| p.stored_at.is_none()).count() as u64;
+            summary.unsent_parts +=
+                record.pending.iter().filter(|p| p.stored_at.is_none()).count() as u64;
             let problem = self.live.get(key).and_then(|l| l.problem.as_ref());
             summary.failures.extend(problem.map(|p| format!("{key}: {}", p.message)));
         }
@@ -536,8 +541,9 @@ impl Engine {
 fn is_short_for(typed: &str, key: &SessionKey) -> bool {
     let id = key.id();
     let short = |id: &str| {
-        id.strip_prefix(typed)
-            .is_some_and(|rest| !rest.contains("__") && (!rest.contains('~') || typed.contains('~')))
+        id.strip_prefix(typed).is_some_and(|rest| {
+            !rest.contains("__") && (!rest.contains('~') || typed.contains('~'))
+        })
     };
     if key.harness() == "openclaw"
         && let Some((agent, own)) = id.split_once("__")

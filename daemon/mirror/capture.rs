@@ -169,7 +169,8 @@ fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result
 }
 
 fn check(tools: &Tools, look: &Look) -> Result<Verdict, SourceError> {
-    let check = |depth| source::check(&*tools.files, &look.path, look.encoding, &look.cursor, depth);
+    let check =
+        |depth| source::check(&*tools.files, &look.path, look.encoding, &look.cursor, depth);
     match look.care {
         Care::Quick => check(Depth::Quick),
         Care::Whole => check(Depth::Whole),

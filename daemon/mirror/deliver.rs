@@ -62,7 +62,10 @@ impl Engine {
             return;
         }
         let live = self.live.entry(key.clone()).or_default();
-        if live.sending || live.queued.is_some() || live.held_until.is_some_and(|at| at > Instant::now()) {
+        if live.sending
+            || live.queued.is_some()
+            || live.held_until.is_some_and(|at| at > Instant::now())
+        {
             return;
         }
         live.held_until = None;
@@ -112,8 +115,8 @@ impl Engine {
             let Some(job) = self.new_send(&key) else { continue };
             self.live(&key).sending = true;
             self.sends += 1;
-            let (store, clock) = (self.tools.store.clone(), self.tools.clock.clone());
-            self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(store, clock, job).await)) }));
+            let tools = self.tools.clone();
+            self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(tools, job).await)) }));
         }
     }
 
@@ -130,10 +133,16 @@ impl Engine {
             .filter(|p| p.stored_at.is_some())
             .map(crate::state::PendingPart::entry)
             .collect();
-        let names = self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
+        let names =
+            self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
         let rules = self.settings.redactor.rules_version();
         let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        (!parts.is_empty() || header.is_some()).then(|| Send { key: key.clone(), parts, unnamed, header })
+        (!parts.is_empty() || header.is_some()).then(|| Send {
+            key: key.clone(),
+            parts,
+            unnamed,
+            header,
+        })
     }
 
     pub(super) fn sent(&mut self, sent: Sent) {
@@ -144,9 +153,11 @@ impl Engine {
         for (part, at) in &sent.stored {
             changes.push(Change::Stored { key: key.clone(), seq: part.seq, at: at.clone() });
         }
-        if let Some((next_seq, totals)) = &sent.named {
+        if let Some((next_seq, totals, header)) = &sent.named {
+            // The record may have changed while the manifest was on its way.
+            let due = self.state.get(key).is_some_and(|record| !header.is_of(record));
             let (next_seq, totals) = (*next_seq, totals.clone());
-            changes.push(Change::Named { key: key.clone(), next_seq, totals });
+            changes.push(Change::Named { key: key.clone(), next_seq, totals, due });
         }
         if !self.commit(changes) {
             // Nothing has happened as far as we know: the same puts are made again, with the same bytes.
@@ -356,7 +367,9 @@ impl Engine {
     }
 
     fn start_publish(&mut self, key: SessionKey) {
-        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else { return };
+        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
+            return;
+        };
         let (store, file) = (self.tools.store.clone(), self.outbox.merging(&key));
         self.jobs.push(Box::pin(async move {
             let published = compact::publish(&*store, &key, &compaction.merged, file).await;
@@ -381,7 +394,9 @@ impl Engine {
     }
 
     fn start_sweep(&mut self, key: SessionKey) {
-        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else { return };
+        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
+            return;
+        };
         let store = self.tools.store.clone();
         self.jobs.push(Box::pin(async move {
             let swept = compact::sweep(&*store, &key, &compaction).await;
@@ -393,14 +408,18 @@ impl Engine {
         self.live(key).sending = false;
         let Some(record) = self.state.get(key) else { return };
         let merged_bytes = record.compaction.as_ref().map_or(0, |c| c.merged.uploaded_bytes);
-        let record = Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
+        let record =
+            Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
             // Finishing again deletes nothing twice.
-            self.compaction_failed(key.clone(), Failure::Damaged {
-                key: self.settings.state_dir.display().to_string(),
-                what: "not writable now".into(),
-            });
+            self.compaction_failed(
+                key.clone(),
+                Failure::Damaged {
+                    key: self.settings.state_dir.display().to_string(),
+                    what: "not writable now".into(),
+                },
+            );
             return;
         }
         let _ = self.tools.disk.remove(&self.outbox.merging(key));

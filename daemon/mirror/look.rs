@@ -58,7 +58,11 @@ impl Engine {
         let now = Instant::now();
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.timers.pop_first() else { return };
-            let idle = self.live.get(&key).and_then(|l| l.captured_at).is_some_and(|at| now >= at + IDLE_AFTER);
+            let idle = self
+                .live
+                .get(&key)
+                .and_then(|l| l.captured_at)
+                .is_some_and(|at| now >= at + IDLE_AFTER);
             let live = self.live(&key);
             live.verify |= idle;
             self.queue_send(&key); // An idle session's manifest is brought up to date.
@@ -215,7 +219,10 @@ impl Engine {
             return;
         }
         let now = Instant::now();
-        if self.pass.is_empty() && !self.dirty.is_empty() && self.tick_at.is_some_and(|at| at <= now) {
+        if self.pass.is_empty()
+            && !self.dirty.is_empty()
+            && self.tick_at.is_some_and(|at| at <= now)
+        {
             self.last_tick = Some(now);
             self.tick_at = None;
             let state = &self.state;
@@ -351,7 +358,8 @@ impl Engine {
         }
         let path = self.settings.state_dir.join("outbox").display().to_string();
         self.clear_problem("outbox_unwritable", &path);
-        let changes = batch.seen.iter().flat_map(|(key, seen)| self.changes_of(key, seen)).collect();
+        let changes =
+            batch.seen.iter().flat_map(|(key, seen)| self.changes_of(key, seen)).collect();
         if !self.commit(changes) {
             self.pass.extend(batch.seen.into_iter().map(|(key, _)| key));
             self.postpone_pass();
@@ -459,9 +467,8 @@ impl Engine {
             rewriting.stat = stat;
             rewriting.since = now;
         }
-        let settled = ancient
-            || now >= rewriting.since + QUIET_AFTER
-            || now >= rewriting.first + QUIET_MAX;
+        let settled =
+            ancient || now >= rewriting.since + QUIET_AFTER || now >= rewriting.first + QUIET_MAX;
         if !settled {
             let at = (rewriting.since + QUIET_AFTER).min(rewriting.first + QUIET_MAX);
             self.look_at(key, at);

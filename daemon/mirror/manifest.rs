@@ -45,7 +45,7 @@ pub(crate) enum Failure {
 }
 
 /// What a session's record has to say in its manifest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     source_path: String,
     cwd: Option<String>,
@@ -72,6 +72,12 @@ impl Header {
             now: now.to_owned(),
             had_parts: record.totals.parts > 0,
         }
+    }
+
+    /// Whether it still says what the record says.
+    pub(crate) fn is_of(&self, record: &Record) -> bool {
+        let now = Header::new(record, &self.rules, &self.now);
+        Header { had_parts: self.had_parts, ..now } == *self
     }
 
     fn apply(&self, key: &SessionKey, manifest: &mut Manifest) {
@@ -191,7 +197,10 @@ pub(crate) async fn list_parts(
 }
 
 /// What a reader replays: the manifest's parts, then listed ones from `next_seq` on as long as no number is missing.
-pub(crate) fn replay_order(manifest: &Manifest, listed: &[(PartName, u64)]) -> Vec<(PartName, u64)> {
+pub(crate) fn replay_order(
+    manifest: &Manifest,
+    listed: &[(PartName, u64)],
+) -> Vec<(PartName, u64)> {
     let mut order: Vec<(PartName, u64)> =
         manifest.parts.iter().map(|p| (p.name(), p.uploaded_bytes)).collect();
     let mut next = manifest.next_seq;
@@ -208,7 +217,7 @@ pub(crate) fn replay_order(manifest: &Manifest, listed: &[(PartName, u64)]) -> V
 pub(crate) fn totals(manifest: &Manifest) -> Totals {
     Totals {
         parts: manifest.parts.len() as u64,
-        bytes: manifest.parts.iter().map(|p| p.uploaded_bytes).sum(),
+        bytes: manifest.parts.iter().fold(0, |sum, p| sum.saturating_add(p.uploaded_bytes)),
         redactions: manifest.redaction_counts.clone(),
         last_stored_at: Some(manifest.last_uploaded_at.clone()).filter(|at| !at.is_empty()),
     }

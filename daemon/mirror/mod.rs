@@ -20,8 +20,8 @@ mod send;
 #[cfg(test)]
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,8 +130,6 @@ pub(crate) struct Settings {
 pub(crate) enum Signal {
     /// Last flush, then end.
     Drain,
-    /// End now.
-    Abandon,
     /// Flush everything now.
     Flush,
     /// The configuration was read again.
@@ -177,10 +175,10 @@ fn is_excluded(settings: &Settings, key: &SessionKey, record: &Record) -> bool {
 /// What is known of a session while the daemon runs; a restart does without.
 #[derive(Debug, Default)]
 struct Live {
-    /// A look, a send or a compaction is under way.
+    /// A look is under way.
     looking: bool,
+    /// A send, or the swap of a manifest, is under way.
     sending: bool,
-    compacting: bool,
     /// It waits in the send queue under this rank.
     queued: Option<Reverse<i64>>,
     /// Looked at since the start.
@@ -238,7 +236,6 @@ pub(crate) struct Engine {
     drain_until: Option<Instant>,
     /// The manifests were told that the sessions ended.
     ends_said: bool,
-    ended: bool,
 
     live: HashMap<SessionKey, Live>,
     by_path: HashMap<PathBuf, SessionKey>,
@@ -327,7 +324,6 @@ impl Engine {
             phase: Phase::Starting,
             drain_until: None,
             ends_said: false,
-            ended: false,
             live: HashMap::new(),
             by_path: HashMap::new(),
             excluded: HashSet::new(),
@@ -385,10 +381,10 @@ impl Engine {
         let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();
-        live.unnamed_since = record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
+        live.unnamed_since =
+            record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
         live.excluded = is_excluded(&self.settings, key, record);
-        self.last_stored_at =
-            self.last_stored_at.take().max(record.totals.last_stored_at.clone());
+        self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || record.archived {
             self.by_path.insert(record.source.clone(), key.clone());
         }
@@ -473,7 +469,7 @@ impl Engine {
     fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Drain if self.phase != Phase::Stopping => self.begin_drain(),
-            Signal::Drain | Signal::Abandon => self.ended = true,
+            Signal::Drain => {}
             Signal::Flush => self.flush_all(None),
             Signal::Reload(settings) => self.reload(*settings),
         }

@@ -98,7 +98,10 @@ impl Engine {
         }
         let changes = created
             .iter()
-            .map(|(key, record)| Change::Session { key: key.clone(), record: Box::new(record.clone()) })
+            .map(|(key, record)| Change::Session {
+                key: key.clone(),
+                record: Box::new(record.clone()),
+            })
             .collect();
         if self.commit(changes) {
             for (key, record) in &created {
@@ -175,7 +178,11 @@ impl Engine {
         }
         match self.folders.get(key.harness()) {
             Some(Folders::Known(_)) => {
-                if self.generations(&key).is_empty() { Place::New(key) } else { Place::Adopt(key) }
+                if self.generations(&key).is_empty() {
+                    Place::New(key)
+                } else {
+                    Place::Adopt(key)
+                }
             }
             Some(Folders::Asked) => Place::Wait,
             Some(Folders::Failed) if !self.store_is_open() => Place::Wait,
@@ -314,8 +321,7 @@ impl Engine {
         let cursor = record.cursor.clone();
         self.jobs.push(Box::pin(async move {
             let (path, encoding) = (file.candidate.path.clone(), file.candidate.encoding);
-            let compare =
-                move || source::check(&*files, &path, encoding, &cursor, Depth::Whole);
+            let compare = move || source::check(&*files, &path, encoding, &cursor, Depth::Whole);
             let verdict = blocking.run(compare).await;
             let intact = matches!(verdict, Ok(Verdict::Intact { .. } | Verdict::Unchanged));
             Done::Compared(Box::new(file), key, intact)
@@ -428,7 +434,10 @@ impl Engine {
         let changes = adopted
             .records
             .iter()
-            .map(|(key, record)| Change::Session { key: key.clone(), record: Box::new(record.clone()) })
+            .map(|(key, record)| Change::Session {
+                key: key.clone(),
+                record: Box::new(record.clone()),
+            })
             .collect();
         if !self.commit(changes) {
             self.scan_at = self.scan_at.max(tokio::time::Instant::now() + super::DISK_RETRY);

@@ -113,8 +113,7 @@ async fn tail_start(store: &dyn Store, key: &SessionKey, lines: u64) -> Result<u
         let start = end - size;
         let ends = line_ends(store, &key.part_key(name)).await?;
         // The newline that ends the session ends its last line and begins none.
-        let ends: Vec<u64> =
-            ends.into_iter().filter(|at| !(is_last && at + 1 == *size)).collect();
+        let ends: Vec<u64> = ends.into_iter().filter(|at| !(is_last && at + 1 == *size)).collect();
         is_last = is_last && *size == 0;
         if ends.len() as u64 >= wanted {
             if wanted == 0 {

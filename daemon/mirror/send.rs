@@ -4,9 +4,9 @@
 //! next send finds the file gone and the object there.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::mirror::Clock;
+use crate::durable::Disk;
+use crate::mirror::Tools;
 use crate::mirror::manifest::{self, Failure, Header};
 use crate::part::{PartEntry, SessionKey};
 use crate::state::{PendingPart, Totals};
@@ -35,18 +35,19 @@ pub(crate) struct Sent {
     pub(crate) stored: Vec<(PendingPart, String)>,
     /// A part that is neither in the outbox nor in the store.
     pub(crate) lost: Option<PendingPart>,
-    /// What the manifest now says: its `next_seq` and sums.
-    pub(crate) named: Option<(u32, Totals)>,
+    /// What the manifest now says: its `next_seq` and sums, and the header that it got.
+    pub(crate) named: Option<(u32, Totals, Header)>,
     /// What stopped the rest.
     pub(crate) error: Option<Failure>,
 }
 
 /// Sends; stops at the first failure.
-pub(crate) async fn send(store: Arc<dyn Store>, clock: Arc<dyn Clock>, job: Send) -> Sent {
+pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
+    let Tools { store, disk, clock, .. } = tools;
     let Send { key, parts, mut unnamed, header } = job;
     let mut sent = Sent { key, stored: Vec::new(), lost: None, named: None, error: None };
     for (mut part, path) in parts {
-        match put_part(&*store, &sent.key, &part, path).await {
+        match put_part(&*store, &*disk, &sent.key, &part, path).await {
             Ok(true) => {
                 let at = clock.now().to_string();
                 part.stored_at = Some(at.clone());
@@ -69,7 +70,7 @@ pub(crate) async fn send(store: Arc<dyn Store>, clock: Arc<dyn Clock>, job: Send
     {
         match manifest::name_parts(&*store, &sent.key, Some(&header), &unnamed).await {
             Ok(manifest) => {
-                sent.named = Some((manifest.next_seq, manifest::totals(&manifest)));
+                sent.named = Some((manifest.next_seq, manifest::totals(&manifest), header));
             }
             Err(error) => sent.error = sent.error.or(Some(error)),
         }
@@ -80,15 +81,16 @@ pub(crate) async fn send(store: Arc<dyn Store>, clock: Arc<dyn Clock>, job: Send
 /// `false`: the part is neither here nor there.
 async fn put_part(
     store: &dyn Store,
+    disk: &dyn Disk,
     key: &SessionKey,
     part: &PendingPart,
     path: PathBuf,
 ) -> Result<bool, StoreError> {
     let name = key.part_key(&part.name());
-    match store.put(&name, Body::File(path)).await {
+    match store.put(&name, Body::File(path.clone())).await {
         Ok(()) => Ok(true),
         // The outbox has lost the file: stored before a kill, or lost for good. The name is a digest, so size is proof enough.
-        Err(e) if e.kind == ErrorKind::NotFound => {
+        Err(e) if e.kind == ErrorKind::NotFound && matches!(disk.size(&path), Ok(None)) => {
             Ok(store.size(&name).await? == Some(part.bytes))
         }
         Err(e) => Err(e),

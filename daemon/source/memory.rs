@@ -149,6 +149,12 @@ impl MemoryFiles {
         }
     }
 
+    /// From now on files are stamped with this time or a later one, nanoseconds since the epoch.
+    pub(crate) fn set_clock(&self, now_ns: i64) {
+        let mut world = self.world();
+        world.clock = world.clock.max(now_ns);
+    }
+
     /// Changes times and nothing else, as `touch` and `chmod` do.
     pub(crate) fn touch(&self, path: impl AsRef<Path>) {
         self.change(path.as_ref(), |_| {});

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -18,10 +18,6 @@ use crate::durable::{Blocking, Disk, PieceReader, Temps, is_temp};
 
 /// Bytes copied at once between two file systems.
 const COPY_BYTES: usize = 256 << 10;
-
-/// A temporary file that was not written to for so long has no writer: copying one object between two disks pauses for
-/// seconds, a laptop may sleep over a long weekend.
-pub(crate) const TEMP_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A `file://` store.
 #[derive(Debug)]
@@ -55,7 +51,7 @@ impl FsStore {
         self.files.seen.store(true, Ordering::Relaxed);
     }
 
-    /// Removes temporary files that nobody wrote to since `before` (now less [`TEMP_AGE`]) and answers how many. A kill within
+    /// Removes temporary files that nobody wrote to since `before` and answers how many. A kill within
     /// a put leaves one; younger ones may belong to another program that writes to this directory.
     pub(crate) async fn sweep(&self, before: SystemTime) -> Result<usize, StoreError> {
         self.run("sweep", "", move |files, _| files.sweep(before)).await

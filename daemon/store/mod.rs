@@ -17,7 +17,7 @@ mod retry;
 #[cfg(test)]
 mod suite;
 
-pub(crate) use fs::{FsStore, TEMP_AGE};
+pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
 
 /// Longest key that every store takes: the limit of S3.

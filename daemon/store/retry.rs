@@ -15,16 +15,16 @@ use super::{Body, ErrorKind, Listed, Object, Store, StoreError};
 use crate::durable::{Blocking, Disk};
 
 /// Attempts in all. Together with the waits below it covers a store that restarts or sheds load for a moment.
-const ATTEMPTS_MAX: u32 = 5;
+const ATTEMPTS_MAX: u32 = 4;
 
 /// No attempt begins this long after the first: the next interval's work is waiting.
-const ELAPSED_MAX: Duration = Duration::from_secs(60);
+const ELAPSED_MAX: Duration = Duration::from_secs(10);
 
 /// The least wait before another attempt.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 
 /// The longest wait before another attempt.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// The next wait is at most this many times the last one.
 const BACKOFF_GROWTH: u32 = 3;

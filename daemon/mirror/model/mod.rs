@@ -1,0 +1,354 @@
+//! The model test of the protocol: random source actions, store answers, ticks, compactions and crashes at every step, on
+//! parts in memory with paused time, against a plain model of what each source ever held.
+//!
+//! `TRACECRAFT_MODEL_SEQUENCES` sets how many sequences run (300), `TRACECRAFT_MODEL_SEED` runs one of them again and prints
+//! what happened in it.
+
+mod oracle;
+mod world;
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use self::world::{STATE, World};
+use super::handle::Mirror;
+use super::{Engine, Fatal, Signal, Summary};
+use crate::durable::Disk;
+
+/// Sequences of a plain `cargo test`.
+const SEQUENCES: u64 = 300;
+
+/// Actions of a sequence.
+const ACTIONS: usize = 40;
+
+/// Virtual time within which everything has to be safe once the faults stop: several back-offs and a rewrite's quiet time.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// A running recorder.
+struct Process {
+    engine: Pin<Box<dyn Future<Output = Result<Summary, Fatal>> + Send>>,
+    mirror: Mirror,
+    signals: mpsc::Sender<Signal>,
+}
+
+struct Play {
+    world: World,
+    process: Option<Process>,
+    log: Vec<String>,
+    verbose: bool,
+}
+
+impl Play {
+    fn say(&mut self, what: String) {
+        if self.verbose {
+            println!("{what}");
+        }
+        self.log.push(what);
+    }
+
+    /// Starts a process; one that dies while it opens its state is started again by the next action.
+    fn start(&mut self) -> Result<(), String> {
+        let (mirror, commands) = Mirror::new();
+        let (signals, receiver) = mpsc::channel(8);
+        match Engine::open(self.world.tools(), self.world.settings()) {
+            Ok(engine) => {
+                let engine = Box::pin(engine.run(commands, receiver));
+                self.process = Some(Process { engine, mirror, signals });
+            }
+            Err(_) if self.is_dead() => self.bury(),
+            // A state that cannot be written or read now ends the start; the service manager tries again.
+            Err(_) if self.world.faults.lock().unwrap().disk_fails_one_in.is_some() => {}
+            Err(e) => return Err(format!("cannot start: {}", super::chain(&e))),
+        }
+        Ok(())
+    }
+
+    fn is_dead(&self) -> bool {
+        self.world.faults.lock().unwrap().dead || self.world.disk.is_dead()
+    }
+
+    /// The process is gone: by a kill, or by a power loss that forgets what was not synced.
+    fn bury(&mut self) {
+        self.process = None;
+        let power_loss = self.world.rng.bool();
+        if power_loss {
+            self.world.disk.crash(&mut self.world.rng);
+        } else {
+            self.world.disk.kill();
+        }
+        self.world.disk.revive();
+        let mut faults = self.world.faults.lock().unwrap();
+        faults.dead = false;
+        faults.dies_in = None;
+        drop(faults);
+        self.say(format!("died{}", if power_loss { " by power loss" } else { "" }));
+    }
+
+    /// Lets time pass.
+    async fn run(&mut self, time: Duration) -> Result<(), String> {
+        if self.process.is_none() {
+            self.start()?;
+        }
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let ended = tokio::select! {
+            biased;
+            ended = &mut process.engine => Some(ended),
+            () = tokio::time::sleep(time) => None,
+        };
+        if self.is_dead() {
+            self.bury();
+        } else if let Some(ended) = ended {
+            self.process = None;
+            ended.map_err(|e| format!("ended by itself: {}", super::chain(&e)))?;
+        }
+        Ok(())
+    }
+
+    /// Asks something while time passes; `None`: no answer in time, or the process died.
+    async fn ask<T>(
+        &mut self,
+        within: Duration,
+        question: impl AsyncFnOnce(Mirror) -> T,
+    ) -> Result<Option<T>, String> {
+        if self.process.is_none() {
+            self.start()?;
+        }
+        let Some(process) = &mut self.process else { return Ok(None) };
+        let answer = question(process.mirror.clone());
+        let outcome = tokio::select! {
+            biased;
+            _ = &mut process.engine => None,
+            answer = answer => Some(answer),
+            () = tokio::time::sleep(within) => None,
+        };
+        if self.is_dead() {
+            self.bury();
+            return Ok(None);
+        }
+        Ok(outcome)
+    }
+
+    async fn act(&mut self) -> Result<(), String> {
+        let roll = self.world.rng.u8(..100);
+        match roll {
+            0..=44 => {
+                let what = self.world.change_source();
+                self.say(what);
+            }
+            45..=69 => {
+                let time = Duration::from_millis(self.world.rng.u64(10..5000));
+                self.say(format!("{} ms pass", time.as_millis()));
+                self.run(time).await?;
+            }
+            70..=71 => {
+                let time = Duration::from_secs(self.world.rng.u64(30..900));
+                self.say(format!("{} s pass", time.as_secs()));
+                self.run(time).await?;
+            }
+            72..=79 => {
+                let steps = self.world.rng.u64(1..60);
+                self.world.faults.lock().unwrap().dies_in = Some(steps);
+                self.say(format!("dies in {steps} steps"));
+            }
+            80..=85 => self.compact().await?,
+            86..=88 => self.flush(Duration::from_secs(20)).await?,
+            89..=91 => self.set_faults(),
+            92..=93 => self.stop_and_start().await?,
+            94..=95 => self.drain().await?,
+            96..=97 => {
+                self.say("is away".into());
+                self.bury();
+                for _ in 0..self.world.rng.u8(1..6) {
+                    let what = self.world.change_source();
+                    self.say(what);
+                }
+            }
+            _ => self.damage_state(),
+        }
+        Ok(())
+    }
+
+    fn set_faults(&mut self) {
+        let store = self.world.rng.bool().then(|| self.world.rng.u64(2..8));
+        let disk = (self.world.rng.u8(..4) == 0).then(|| self.world.rng.u64(5..30));
+        let mut faults = self.world.faults.lock().unwrap();
+        faults.store_fails_one_in = store;
+        faults.disk_fails_one_in = disk;
+        drop(faults);
+        self.say(format!("store fails one in {store:?}, disk one in {disk:?}"));
+    }
+
+    async fn compact(&mut self) -> Result<(), String> {
+        if self.world.sources.is_empty() {
+            return Ok(());
+        }
+        let id = format!("s{}", self.world.rng.usize(..self.world.sources.len()));
+        let keep = self.world.rng.usize(..3);
+        self.say(format!("compacts {id}, keeping {keep}"));
+        let ask = async |mirror: Mirror| {
+            let mut progress = mirror.compact(id, keep).await;
+            while progress.recv().await.is_some() {}
+        };
+        let within = Duration::from_millis(self.world.rng.u64(1..3000));
+        self.ask(within, ask).await.map(drop)
+    }
+
+    async fn flush(&mut self, within: Duration) -> Result<(), String> {
+        self.say("flushes".into());
+        let before: Vec<Vec<u8>> = self.world.sources.iter().map(|s| self.complete(s)).collect();
+        let answer = self.ask(within, async |mirror: Mirror| mirror.flush(None).await).await?;
+        if matches!(answer, Some(Ok(_))) {
+            for (source, flushed) in self.world.sources.iter_mut().zip(before) {
+                source.flushed = flushed;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a flush that is asked for now promises of a source: its complete records.
+    fn complete(&self, source: &world::Source) -> Vec<u8> {
+        if !source.exists {
+            return source.flushed.clone();
+        }
+        let content = source.held.last().map_or(&[][..], Vec::as_slice);
+        let end = content.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        oracle::redact(&self.world.redactor, &content[..end])
+    }
+
+    async fn stop_and_start(&mut self) -> Result<(), String> {
+        if self.world.sources.is_empty() {
+            return Ok(());
+        }
+        let id = format!("s{}", self.world.rng.usize(..self.world.sources.len()));
+        self.say(format!("stops and starts {id}"));
+        let ask = async |mirror: Mirror| {
+            let _ = mirror.stop(id.clone()).await;
+            mirror.start(id).await
+        };
+        self.ask(Duration::from_secs(30), ask).await.map(drop)
+    }
+
+    async fn drain(&mut self) -> Result<(), String> {
+        self.say("drains".into());
+        if let Some(process) = &self.process {
+            let _ = process.signals.try_send(Signal::Drain);
+            self.run(Duration::from_secs(60)).await?;
+            if self.process.is_some() {
+                return Err("did not end within its drain limit".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// State that is lost or damaged while nobody runs.
+    fn damage_state(&mut self) {
+        self.bury();
+        let disk = &self.world.disk;
+        let files = disk.list(Path::new(STATE)).unwrap_or_default();
+        let state: Vec<_> =
+            files.into_iter().filter(|(p, _)| p.parent() == Some(Path::new(STATE))).collect();
+        let garbage = self.world.rng.bool();
+        for (path, size) in state {
+            if garbage {
+                let keep = usize::try_from(size / 2).unwrap_or(0);
+                let mut bytes = disk.read(&path).unwrap_or_default();
+                bytes.truncate(keep);
+                bytes.extend(b"\0\0garbage\n{\"change\":\"none\"}\n");
+                let _ = disk.replace(&path, &bytes);
+            } else {
+                let _ = disk.remove(&path);
+                let _ = disk.sync(&[Path::new(STATE).to_owned()]);
+            }
+        }
+        self.say(format!("state {}", if garbage { "damaged" } else { "lost" }));
+    }
+
+    /// The faults stop: everything has to become safe, and then to be right.
+    async fn settle(&mut self) -> Result<(), String> {
+        let mut faults = self.world.faults.lock().unwrap();
+        faults.dies_in = None;
+        faults.store_fails_one_in = None;
+        faults.disk_fails_one_in = None;
+        drop(faults);
+        if self.is_dead() {
+            self.bury();
+        }
+        for number in 0..self.world.sources.len() {
+            let start = async |mirror: Mirror| mirror.start(format!("s{number}")).await;
+            self.ask(Duration::from_secs(5), start).await?;
+        }
+        // Rewrites have to hold still for a while, and idle sessions are compared as a whole.
+        self.run(Duration::from_secs(200)).await?;
+        let flush = async |mirror: Mirror| mirror.flush(None).await;
+        match self.ask(SETTLED_WITHIN, flush).await? {
+            Some(Ok(_)) => {}
+            other => {
+                let status = self.ask(Duration::from_secs(5), async |m: Mirror| m.status().await);
+                return Err(format!("a flush without faults: {other:?}; {:?}", status.await));
+            }
+        }
+        oracle::check(&self.world)?;
+        self.drain().await?;
+        let before = self.world.objects();
+        oracle::check(&self.world)?;
+        // A start that finds all in order changes nothing but what it says of ends.
+        self.run(Duration::from_secs(200)).await?;
+        let parts = |objects: std::collections::BTreeMap<String, Vec<u8>>| {
+            objects.into_iter().filter(|(key, _)| !key.ends_with("meta.json")).collect::<Vec<_>>()
+        };
+        if parts(self.world.objects()) != parts(before) {
+            return Err("a start that had nothing to do changed parts".into());
+        }
+        Ok(())
+    }
+}
+
+fn play(seed: u64, verbose: bool) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without drivers");
+    runtime.block_on(async {
+        let mut play = Play { world: World::new(seed), process: None, log: Vec::new(), verbose };
+        let mut outcome = Ok(());
+        for _ in 0..ACTIONS {
+            outcome = play.act().await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        if outcome.is_ok() {
+            outcome = play.settle().await;
+        }
+        outcome.map_err(|what| format!("seed {seed}: {what}\n  {}", play.log.join("\n  ")))
+    })
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn t27_every_reader_sees_every_record_once_whatever_happens() {
+    if let Some(seed) = number("TRACECRAFT_MODEL_SEED") {
+        play(seed, true).unwrap();
+        return;
+    }
+    let sequences = number("TRACECRAFT_MODEL_SEQUENCES").unwrap_or(SEQUENCES);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let run = |first: u64| {
+            let mut seeds = (first..sequences).step_by(threads as usize);
+            seeds.find_map(|seed| play(seed, false).err())
+        };
+        let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || run(first))).collect();
+        workers.into_iter().filter_map(|w| w.join().expect("no panic in a sequence")).collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    println!("{sequences} sequences of {ACTIONS} actions: gap 0, overlap 0");
+}

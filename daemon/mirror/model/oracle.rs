@@ -1,0 +1,160 @@
+//! What has to be true of a store when the dust has settled, asked of it as two kinds of readers would.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::world::{Source, World};
+use crate::part::{Manifest, PartName, SessionKey, hex};
+use crate::redact::{Counts, Redactor};
+
+/// What a reader found of one generation.
+struct Generation {
+    key: SessionKey,
+    content: Vec<u8>,
+}
+
+/// Checks everything; the message says what is wrong with which session.
+pub(super) fn check(world: &World) -> Result<(), String> {
+    let objects = world.objects();
+    let mut sessions: BTreeMap<String, Vec<Generation>> = BTreeMap::new();
+    let mut keys: Vec<SessionKey> = objects.keys().filter_map(|key| session_of(key)).collect();
+    keys.sort_by_key(|key| (key.base().to_owned(), key.generation()));
+    keys.dedup();
+    for key in keys {
+        let content = read(&objects, &key).map_err(|what| format!("{key}: {what}"))?;
+        sessions.entry(key.base().to_owned()).or_default().push(Generation { key, content });
+    }
+    for (number, source) in world.sources.iter().enumerate() {
+        let generations = sessions.remove(&format!("s{number}")).unwrap_or_default();
+        check_session(&world.redactor, source, &generations)
+            .map_err(|what| format!("s{number}: {what}"))?;
+    }
+    if let Some(stranger) = sessions.keys().next() {
+        return Err(format!("{stranger} is no session"));
+    }
+    check_history(world)
+}
+
+fn session_of(key: &str) -> Option<SessionKey> {
+    let (folder, _) = key.strip_prefix("sessions/")?.rsplit_once('/')?;
+    folder.parse().ok()
+}
+
+/// Reads a generation by its manifest, then by listing alone, and wants both to agree.
+fn read(objects: &BTreeMap<String, Vec<u8>>, key: &SessionKey) -> Result<Vec<u8>, String> {
+    let manifest = objects.get(&key.manifest_key()).ok_or("no manifest")?;
+    let manifest = Manifest::parse(key, manifest).map_err(|e| e.to_string())?;
+    let mut by_manifest = Vec::new();
+    let mut at = 0;
+    for part in &manifest.parts {
+        let name = part.name();
+        let bytes = objects.get(&key.part_key(&name)).ok_or(format!("{name} is missing"))?;
+        let digest = hex(&Sha256::digest(bytes));
+        if !digest.starts_with(&part.uuid) || part.sha256.as_ref().is_some_and(|s| *s != digest) {
+            return Err(format!("{name} is not what its digest says"));
+        }
+        if bytes.len() as u64 != part.uploaded_bytes {
+            return Err(format!("{name} has another size than its manifest says"));
+        }
+        // A range is unknown only where the manifest was rebuilt after its source had changed.
+        if let Some([start, end]) = part.cursor_range {
+            if start != at {
+                return Err(format!("{name} starts at {start}, the one before ends at {at}"));
+            }
+            at = end;
+        }
+        by_manifest.extend(bytes);
+    }
+    let listed: Vec<(&String, &Vec<u8>)> = objects
+        .range(key.prefix()..)
+        .take_while(|(name, _)| name.starts_with(&key.prefix()))
+        .filter(|(name, _)| !name.ends_with("meta.json"))
+        .collect();
+    let by_list: Vec<u8> = listed.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+    if by_list != by_manifest {
+        let names: Vec<&str> = listed.iter().filter_map(|(n, _)| n.rsplit('/').next()).collect();
+        return Err(format!(
+            "by listing {} bytes ({names:?}), by manifest {}",
+            by_list.len(),
+            by_manifest.len()
+        ));
+    }
+    for (name, _) in listed {
+        let name = name.rsplit('/').next().unwrap_or_default();
+        name.parse::<PartName>().map_err(|e| e.to_string())?;
+    }
+    Ok(by_manifest)
+}
+
+fn check_session(
+    redactor: &Redactor,
+    source: &Source,
+    generations: &[Generation],
+) -> Result<(), String> {
+    if generations.len() > 1 + source.rewrites as usize {
+        return Err(format!(
+            "{} generations after {} rewrites",
+            generations.len(),
+            source.rewrites
+        ));
+    }
+    let held: Vec<Vec<u8>> = source.held.iter().map(|content| redact(redactor, content)).collect();
+    let mut from = 0;
+    for generation in generations {
+        let content = &generation.content;
+        let whole = content.is_empty() || content.ends_with(b"\n") || held.contains(content);
+        let at = held.iter().skip(from).position(|all| all.starts_with(content));
+        match at {
+            Some(at) if whole => from += at,
+            _ => {
+                return Err(format!(
+                    "generation {} holds what its source never held ({} bytes, whole: {whole}): {:?}",
+                    generation.key.generation(),
+                    content.len(),
+                    String::from_utf8_lossy(content),
+                ));
+            }
+        }
+    }
+    let flushed = &source.flushed;
+    if !flushed.is_empty() && !generations.iter().any(|g| g.content.starts_with(flushed)) {
+        return Err("what a flush had made safe is gone".into());
+    }
+    if source.exists && source.held.last().is_some_and(|content| content.contains(&b'\n')) {
+        let now = held.last().ok_or("never held anything")?;
+        let complete = now.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let newest = generations.last().ok_or("not stored at all")?;
+        if newest.content != now[..complete] && newest.content != *now {
+            return Err(format!(
+                "the newest of {} generations has {} of {} bytes, and not these: stored {:?} source {:?}",
+                generations.len(),
+                newest.content.len(),
+                complete,
+                String::from_utf8_lossy(&newest.content),
+                String::from_utf8_lossy(&now[..complete]),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Rule 2: a key never has two contents, and the store was never asked to hold a secret.
+fn check_history(world: &World) -> Result<(), String> {
+    let Some(store) = &world.memory_store else { return Ok(()) };
+    for (key, contents) in store.history() {
+        if !key.ends_with("meta.json") && contents.len() > 1 {
+            return Err(format!("{key} had {} contents", contents.len()));
+        }
+        if contents.iter().any(|bytes| bytes.windows(8).any(|w| w == b"AKIA0000")) {
+            return Err(format!("{key} held a secret"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn redact(redactor: &Redactor, content: &[u8]) -> Vec<u8> {
+    let mut redacted = Vec::new();
+    redactor.redact(&[], content, &mut redacted, &mut Counts::new());
+    redacted
+}

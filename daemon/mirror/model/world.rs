@@ -1,0 +1,391 @@
+//! The world that the model plays: sources and what they held at every moment, a disk, a store, and faults.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use tokio::time::Instant;
+
+use crate::durable::memory::{DiskFault, MemoryDisk};
+use crate::durable::{Blocking, Disk};
+use crate::harness::{Candidate, Facts, Standing};
+use crate::mirror::find::{Finder, Findings, Looked, NewFile};
+use crate::mirror::{Clock, Settings, Tools};
+use crate::redact::Redactor;
+use crate::source::memory::MemoryFiles;
+use crate::source::{Encoding, Files};
+use crate::store::memory::{MemoryStore, OpKind, StoreFault};
+use crate::store::{ErrorKind, FsStore, Store};
+use crate::watch::Hints;
+
+pub(super) const STATE: &str = "/state";
+pub(super) const BUCKET: &str = "/bucket";
+
+/// One session's source as the model knows it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) exists: bool,
+    /// Every content that the file ever had, oldest first.
+    pub(super) held: Vec<Vec<u8>>,
+    /// Changes that may begin a generation.
+    pub(super) rewrites: u32,
+    /// What the store had to have when a flush was answered: redacted, with the number of the content it was made from.
+    pub(super) flushed: Vec<u8>,
+}
+
+/// Faults that are to come, shared with the hooks.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Steps of disk and store until the process dies.
+    pub(super) dies_in: Option<u64>,
+    pub(super) dead: bool,
+    /// One request in so many fails.
+    pub(super) store_fails_one_in: Option<u64>,
+    /// One step on our own disk in so many fails.
+    pub(super) disk_fails_one_in: Option<u64>,
+    pub(super) steps: u64,
+}
+
+/// Time since the sequence began, so that files and clock agree.
+#[derive(Debug)]
+pub(super) struct ModelClock(Instant);
+
+impl ModelClock {
+    fn elapsed_ns(&self) -> i64 {
+        i64::try_from(self.0.elapsed().as_nanos()).expect("a sequence is short")
+    }
+}
+
+impl Clock for ModelClock {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_nanosecond(i128::from(self.elapsed_ns())).expect("a small number")
+    }
+}
+
+#[derive(Debug, Clone)]
+struct ModelFinder {
+    files: MemoryFiles,
+    paths: Arc<Mutex<BTreeMap<PathBuf, String>>>,
+}
+
+impl ModelFinder {
+    fn describe(&self, path: &Path, id: &str) -> Option<NewFile> {
+        let stat = self.files.stat(path).ok().filter(|stat| stat.size > 0)?;
+        Some(NewFile {
+            candidate: Candidate {
+                harness: "codex",
+                path: path.to_owned(),
+                id: id.to_owned(),
+                id_from_records: false,
+                encoding: Encoding::Plain,
+                standing: Standing::Live,
+            },
+            stat,
+            facts: Facts::default(),
+        })
+    }
+}
+
+impl Finder for ModelFinder {
+    fn scan(&self, known: &HashSet<PathBuf>) -> Findings {
+        let mut findings = Findings::default();
+        for (path, id) in self.paths.lock().unwrap().iter() {
+            if known.contains(path) {
+                findings.known.push((path.clone(), false));
+            } else {
+                findings.new.extend(self.describe(path, id));
+            }
+        }
+        findings
+    }
+
+    fn look(&self, path: &Path) -> Looked {
+        let id = self.paths.lock().unwrap().get(path).cloned();
+        match id.and_then(|id| self.describe(path, &id)) {
+            Some(file) => Looked::Session(Box::new(file)),
+            None => Looked::Nothing,
+        }
+    }
+}
+
+/// Everything outside the engine.
+pub(super) struct World {
+    pub(super) rng: fastrand::Rng,
+    pub(super) files: MemoryFiles,
+    pub(super) disk: MemoryDisk,
+    pub(super) memory_store: Option<MemoryStore>,
+    pub(super) faults: Arc<Mutex<Faults>>,
+    pub(super) sources: Vec<Source>,
+    pub(super) hints: Arc<Hints>,
+    pub(super) redactor: Arc<Redactor>,
+    finder: ModelFinder,
+    clock: Arc<ModelClock>,
+    serial: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let disk = MemoryDisk::new();
+        // Half of the sequences run the real local store, over a disk that forgets; the others a remote one.
+        let memory_store = match rng.u8(..4) {
+            0 => Some(MemoryStore::local(Arc::new(disk.clone()))),
+            1 => Some(MemoryStore::new(Arc::new(disk.clone()))),
+            _ => None,
+        };
+        let files = MemoryFiles::new();
+        let finder = ModelFinder { files: files.clone(), paths: Arc::default() };
+        let world = World {
+            rng,
+            files,
+            disk,
+            memory_store,
+            faults: Arc::default(),
+            sources: Vec::new(),
+            hints: Arc::default(),
+            redactor: Arc::new(Redactor::standard()),
+            finder,
+            clock: Arc::new(ModelClock(Instant::now())),
+            serial: 0,
+        };
+        world.hook();
+        world
+    }
+
+    /// Deaths and failures at every step of disk and store.
+    fn hook(&self) {
+        let faults = self.faults.clone();
+        let mut rng = self.rng.clone();
+        self.disk.set_hook(Box::new(move |_, path| {
+            let mut faults = faults.lock().unwrap();
+            if step(&mut faults) {
+                return DiskFault::Dead;
+            }
+            let fails = faults.disk_fails_one_in.is_some_and(|n| rng.u64(..n) == 0);
+            // A bucket on the same disk fails as the store fails, not as the state does.
+            let ours = path.starts_with(STATE);
+            let fails = fails && ours
+                || !ours && faults.store_fails_one_in.is_some_and(|n| rng.u64(..n * 4) == 0);
+            if fails { DiskFault::Error(std::io::ErrorKind::StorageFull) } else { DiskFault::None }
+        }));
+        let Some(store) = &self.memory_store else { return };
+        let faults = self.faults.clone();
+        let mut rng = self.rng.clone();
+        store.set_hook(Box::new(move |op| {
+            let mut faults = faults.lock().unwrap();
+            if faults.dead {
+                return StoreFault::Hang;
+            }
+            if step(&mut faults) {
+                // The request may have arrived before the process died.
+                let arrives = matches!(op.kind, OpKind::Put | OpKind::Delete) && rng.bool();
+                return if arrives { StoreFault::HangAfter } else { StoreFault::Hang };
+            }
+            match faults.store_fails_one_in.map(|n| rng.u64(..n)) {
+                Some(0) if rng.bool() => StoreFault::FailBefore(ErrorKind::Unavailable),
+                Some(0) => StoreFault::FailAfter(ErrorKind::Unavailable),
+                _ => StoreFault::None,
+            }
+        }));
+    }
+
+    pub(super) fn tools(&self) -> Tools {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let store: Arc<dyn Store> = match &self.memory_store {
+            Some(store) => Arc::new(store.clone()),
+            None => Arc::new(FsStore::new(disk.clone(), BUCKET.into(), Blocking::Inline)),
+        };
+        Tools {
+            store,
+            disk,
+            files: Arc::new(self.files.clone()),
+            finder: Arc::new(self.finder.clone()),
+            clock: self.clock.clone(),
+            hints: self.hints.clone(),
+            blocking: Blocking::Inline,
+        }
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            interval: std::time::Duration::from_secs(1),
+            rules: Default::default(),
+            redactor: self.redactor.clone(),
+            redact: true,
+            outbox_bytes_max: 4096, // Reached in an outage of a few records.
+            free_bytes_min: 0,
+            once: false,
+            store_url: "model".into(),
+            state_dir: STATE.into(),
+        }
+    }
+
+    /// All objects of the store.
+    pub(super) fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+        if let Some(store) = &self.memory_store {
+            let objects = store.objects().into_iter();
+            return objects.map(|(key, bytes)| (key, bytes.to_vec())).collect();
+        }
+        let listed = self.disk.list(Path::new(BUCKET)).unwrap();
+        let object = |(path, _): (PathBuf, u64)| {
+            let key = path.strip_prefix(BUCKET).unwrap().to_str().unwrap().to_owned();
+            let bytes = self.disk.read(&path).unwrap();
+            (key, bytes)
+        };
+        listed.into_iter().map(object).filter(|(key, _)| !key.ends_with(".tmp")).collect()
+    }
+
+    fn record(&mut self, secret: bool) -> Vec<u8> {
+        self.serial += 1;
+        let secret = if secret { format!("AKIA{:016}", self.serial) } else { String::new() };
+        let filler = "x".repeat(self.rng.usize(..60));
+        format!("{{\"n\":{},\"text\":\"{filler}{secret}\"}}\n", self.serial).into_bytes()
+    }
+
+    fn records(&mut self) -> Vec<u8> {
+        let count = self.rng.usize(1..4);
+        (0..count)
+            .flat_map(|_| {
+                let secret = self.rng.u8(..4) == 0;
+                self.record(secret)
+            })
+            .collect()
+    }
+
+    /// Does something to a source, and perhaps lets the watcher see it.
+    pub(super) fn change_source(&mut self) -> String {
+        self.files.set_clock(self.clock.elapsed_ns());
+        if self.sources.len() < 3 && (self.sources.is_empty() || self.rng.u8(..8) == 0) {
+            let id = format!("s{}", self.sources.len());
+            let path = PathBuf::from(format!("/agent/a/{id}.jsonl"));
+            self.finder.paths.lock().unwrap().insert(path.clone(), id);
+            self.sources.push(Source { path, exists: true, ..Source::default() });
+        }
+        let which = self.rng.usize(..self.sources.len());
+        let mut source = self.sources[which].clone();
+        let what = self.change(&mut source);
+        if source.exists {
+            let content = self.files.content(&source.path).unwrap_or_default();
+            if source.held.last() != Some(&content) {
+                source.held.push(content);
+            }
+            if self.rng.u8(..3) > 0 {
+                self.hints.push(source.path.clone());
+            }
+        }
+        self.sources[which] = source;
+        format!("s{which}: {what}")
+    }
+
+    fn change(&mut self, source: &mut Source) -> &'static str {
+        let path = source.path.clone();
+        let content = self.files.content(&path).unwrap_or_default();
+        if !source.exists || content.is_empty() {
+            let fresh = self.records();
+            source.exists = true;
+            source.rewrites += u32::from(!source.held.is_empty());
+            let id = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            self.finder.paths.lock().unwrap().insert(path.clone(), id);
+            self.files.create(&path, fresh);
+            return "created";
+        }
+        match self.rng.u8(..40) {
+            0..=21 => {
+                // A record that was torn is completed first, as every agent does.
+                let mut bytes =
+                    if content.ends_with(b"\n") { Vec::new() } else { b"\"}\n".to_vec() };
+                bytes.extend(self.records());
+                self.files.append(&path, &bytes);
+                "appended"
+            }
+            22..=25 => {
+                let mut bytes =
+                    if content.ends_with(b"\n") { Vec::new() } else { b"\"}\n".to_vec() };
+                let record = self.record(false);
+                bytes.extend(&record[..record.len() - 3]);
+                self.files.append(&path, &bytes);
+                "appended a torn record"
+            }
+            26..=27 => self.relocate(source),
+            28 => {
+                self.files.create(&path, content);
+                "copied over itself"
+            }
+            29 => {
+                self.files.touch(&path);
+                "touched"
+            }
+            30 => {
+                self.finder.paths.lock().unwrap().remove(&path);
+                self.files.delete(&path);
+                source.exists = false;
+                "deleted"
+            }
+            other => {
+                source.rewrites += 1;
+                self.rewrite(&path, content, other)
+            }
+        }
+    }
+
+    fn relocate(&mut self, source: &mut Source) -> &'static str {
+        let folder = if source.path.starts_with("/agent/a") { "/agent/b" } else { "/agent/a" };
+        let to = Path::new(folder).join(source.path.file_name().unwrap());
+        let mut paths = self.finder.paths.lock().unwrap();
+        let id = paths.remove(&source.path).unwrap();
+        paths.insert(to.clone(), id);
+        self.files.rename(&source.path, &to);
+        source.path = to;
+        "moved"
+    }
+
+    fn rewrite(&mut self, path: &Path, content: Vec<u8>, kind: u8) -> &'static str {
+        match kind {
+            31..=32 => {
+                self.files.truncate(path, self.rng.usize(..content.len()));
+                "truncated"
+            }
+            33 => {
+                let at = self.rng.usize(..content.len());
+                let byte = if content[at] == b'\n' { b'\n' } else { content[at] ^ 1 };
+                self.files.splice(path, at, &[byte]);
+                "spliced"
+            }
+            34 => {
+                let keep = content.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+                let mut fresh = content[..keep].to_vec();
+                fresh.extend(self.records());
+                self.files.create(path, fresh);
+                "replaced, with the same first record"
+            }
+            35..=36 => {
+                let fresh = self.records();
+                self.files.rewrite_in_place(path, fresh);
+                "rewritten in place"
+            }
+            37 => {
+                let mut fresh = self.records();
+                fresh.extend(content);
+                self.files.rewrite_in_place(path, fresh);
+                "rewritten longer"
+            }
+            _ => {
+                let fresh = self.records();
+                let keep_mtime = self.rng.bool();
+                self.files.recreate_reusing_inode(path, fresh, keep_mtime);
+                "recreated on the same inode"
+            }
+        }
+    }
+}
+
+/// Counts a step; `true`: the process dies here.
+fn step(faults: &mut Faults) -> bool {
+    faults.steps += 1;
+    if let Some(left) = &mut faults.dies_in {
+        *left = left.saturating_sub(1);
+        faults.dead |= *left == 0;
+    }
+    faults.dead
+}
