@@ -254,7 +254,7 @@ fn check_dependencies(file: &str, manifest: &str) -> Vec<Violation> {
         }
         let key = line.split('=').next().map(str::trim).unwrap_or_default();
         let begins = line.contains('=') && !key.is_empty() && !line.starts_with([' ', '#']);
-        if inside && begins && !line.split_once(" # ").is_some_and(|(_, why)| !why.is_empty()) {
+        if inside && begins && line.split_once(" # ").is_none_or(|(_, why)| why.is_empty()) {
             report.add(number + 1, format!("`{key}`: a dependency has its reason behind it"));
         }
     }
