@@ -21,7 +21,7 @@ use crate::support::{POLL, pace, seed, skipped, try_wait_for};
 
 /// Kills of one scenario in a normal run; `TRACECRAFT_KILLS` gives another number. With more gates than this a spread of
 /// them is taken, with another offset in every run.
-const KILLS: usize = 25;
+const KILLS: usize = 30;
 
 /// A small home with one session of each harness.
 struct Scene {
@@ -60,15 +60,19 @@ impl Scene {
         }
     }
 
-    /// A clean `--once`, then everything is as it should be.
-    fn recovered(&self, when: &str) {
+    /// A clean `--once`, then everything is as it should be. Returns what the restart should have swept and did not: that
+    /// loses nothing, so a scenario collects it and complains at its end.
+    #[must_use]
+    fn recovered(&self, when: &str) -> Vec<String> {
         let output = self.home.once_with(&[]);
         assert!(output.status.success(), "{when}: the restart failed: {}", said(&output));
-        if let Err(why) = judge::verdict(judge::at_rest(&self.bucket(), &self.sources())) {
+        let mut bucket = self.bucket();
+        let mut litter = std::mem::take(&mut bucket.litter);
+        if let Err(why) = judge::verdict(judge::at_rest(&bucket, &self.sources())) {
             panic!("{when}: after the restart: {why}\n{}\n{}", self.tree(), said(&output));
         }
-        let litter = outbox(&self.home.state_dir());
-        assert!(litter.is_empty(), "{when}: the restart left {litter:?} behind");
+        litter.extend(outbox(&self.home.state_dir()).iter().map(|path| path.display().to_string()));
+        litter.iter().map(|name| format!("{when}: {name}")).collect()
     }
 
     /// Names of all the program's files, for failure texts.
@@ -95,6 +99,12 @@ fn outbox(state_dir: &Path) -> Vec<PathBuf> {
             name.starts_with("part-") || name.contains(".tmp") || name.contains("tmp-")
         })
         .collect()
+}
+
+/// Complains about what restarts left behind.
+fn assert_swept(litter: &[String]) {
+    let shown = litter.iter().take(10).cloned().collect::<Vec<_>>().join("\n");
+    assert!(litter.is_empty(), "restarts left {} files behind:\n{shown}", litter.len());
 }
 
 /// Lets a traced process run to its gate number `gate` (from 1) and kills it there. `false` when it ended before.
@@ -142,7 +152,7 @@ fn once_at_every_gate(name: &str, prepare: impl Fn(u64) -> Scene) {
     let status = daemon.exits_within(TO_THE_GATE).expect("an unharmed run ends");
     assert!(status.success(), "{name}: the unharmed run ended with {status}:\n{}", daemon.said());
     let gates = record.gates();
-    scene.recovered(&format!("{name}: unharmed"));
+    let mut litter = scene.recovered(&format!("{name}: unharmed"));
     for gate in chosen(name, gates, seed) {
         let scene = prepare(seed);
         let (command, mut record) = scene.traced_daemon(&["--once"]);
@@ -150,8 +160,9 @@ fn once_at_every_gate(name: &str, prepare: impl Fn(u64) -> Scene) {
         let killed = kill_at(&mut daemon, &mut record, gate);
         let when = format!("{name}: gate {gate} of {gates} (killed: {killed}, seed {seed})");
         scene.interrupted(&when);
-        scene.recovered(&when);
+        litter.extend(scene.recovered(&when));
     }
+    assert_swept(&litter);
 }
 
 #[test]
@@ -253,6 +264,7 @@ fn daemon_at_every_gate(
     let seed = seed(name);
     let mut gates = None;
     let mut left = vec![usize::MAX];
+    let mut litter = Vec::new();
     while let Some(gate) = left.pop() {
         let mut scene = prepare(seed);
         let (mut daemon, mut record, before) = idle_daemon(&scene, interval);
@@ -272,8 +284,9 @@ fn daemon_at_every_gate(
         }
         let when = format!("{name}: gate {gate} (killed: {killed}, seed {seed})");
         scene.interrupted(&when);
-        scene.recovered(&when);
+        litter.extend(scene.recovered(&when));
     }
+    assert_swept(&litter);
 }
 
 /// Lets the work end unharmed: the client's end where there is one, else the daemon's.
@@ -335,6 +348,7 @@ fn t27_random_kills_of_once_cost_nothing() {
     let started = Instant::now();
     scene.home.once();
     let whole = started.elapsed();
+    let mut litter = Vec::new();
     for kill in 0..20 {
         scene.grow(2);
         let mut daemon = Daemon::spawn(&scene.home, &["--once"]);
@@ -342,8 +356,9 @@ fn t27_random_kills_of_once_cost_nothing() {
         daemon.kill9();
         scene.interrupted(&format!("random kill {kill} (seed {seed})"));
         if kill % 4 == 3 {
-            scene.recovered(&format!("random kill {kill} (seed {seed})"));
+            litter.extend(scene.recovered(&format!("random kill {kill} (seed {seed})")));
         }
     }
-    scene.recovered(&format!("random kills (seed {seed})"));
+    litter.extend(scene.recovered(&format!("random kills (seed {seed})")));
+    assert_swept(&litter);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::support::daemon::{Daemon, ctl_ok, list};
 use crate::support::home::{self, Home, Laid, lay_out_decoys, lay_out_samples, said};
 use crate::support::oracle::{Bucket, Stored, snapshot};
-use crate::support::planted::{Planted, header, record};
+use crate::support::planted::{Planted, Rule, header, record};
 use crate::support::skipped;
 
 /// Transcripts with every planted secret, three for each harness: as text, in a tool's output, and doubled in one record.
@@ -50,7 +50,9 @@ fn complaints_about(bucket: &Bucket, laid: &Laid, planted: &Planted) -> Vec<Stri
     };
     let name = format!("{}/{}", stored.harness, stored.id);
     let mut complaints = Vec::new();
-    if laid.id.as_ref().is_some_and(|id| *id != stored.id) {
+    // A session that belongs to another has the other's id, `__`, its own.
+    let fits = |id: &String| *id == stored.id || stored.id.ends_with(&format!("__{id}"));
+    if !laid.id.as_ref().is_none_or(fits) {
         complaints.push(format!("{name}: the id should be {:?}", laid.id));
     }
     let expected = planted.expected(&laid.content);
@@ -59,8 +61,9 @@ fn complaints_about(bucket: &Bucket, laid: &Laid, planted: &Planted) -> Vec<Stri
     }
     let counted = stored.redactions();
     let mut by_name: BTreeMap<&str, u64> = BTreeMap::new();
-    expected.secrets().for_each(|secret| *by_name.entry(secret.name).or_default() += 1);
-    for secret in expected.secrets().filter(|secret| secret.exact) {
+    let certain = expected.secrets().filter(|secret| secret.rule != Rule::May);
+    certain.for_each(|secret| *by_name.entry(secret.name).or_default() += 1);
+    for secret in expected.secrets().filter(|secret| secret.rule == Rule::Exact) {
         let says = counted.get(secret.name).copied().unwrap_or_default();
         // A pattern that the documents do not name may share a name with one that they do, so more is allowed.
         if says < expected.count(secret.name) {
@@ -87,7 +90,7 @@ fn assert_nothing_secret(home: &Home, planted: &Planted, spoken: &[u8]) {
     let mut complaints = Vec::new();
     let mut files = home::files_below(&home.path().join(".local"));
     files.extend(home::files_below(&home.path().join(".config")));
-    assert!(files.len() > 10, "only {} files were written", files.len());
+    assert!(files.len() >= 7, "only {} files were written", files.len());
     for (path, content) in files {
         for name in planted.found_in(&content) {
             complaints.push(format!("{}: {name}", path.display()));
@@ -139,7 +142,7 @@ fn again_changes_nothing(home: &Home) {
     let before = (snapshot(&home.bucket(), &[]), states(home, &leave_out));
     home.once();
     let after = (snapshot(&home.bucket(), &[]), states(home, &leave_out));
-    assert!(before.0.len() > 10);
+    assert!(before.0.len() >= 7);
     assert_eq!(before.0, after.0, "the bucket was changed by a run that had nothing to do");
     assert_eq!(before.1, after.1, "the state was changed by a run that had nothing to do");
 }
@@ -186,11 +189,11 @@ fn t14_once_stores_every_sample_transcript_and_a_second_run_changes_nothing() {
 }
 
 #[test]
-fn once_in_an_empty_home_succeeds_and_says_where_it_looked() {
+fn once_in_an_empty_home_succeeds_and_says_that_there_is_nothing() {
     let home = Home::new();
     let output = home.once();
     let text = said(&output);
-    assert!(text.contains("bucket"), "{text}");
+    assert!(text.contains("0 sessions"), "{text}");
     assert!(Bucket::read(&home.bucket()).sessions.is_empty());
 }
 

@@ -157,6 +157,10 @@ pub(crate) async fn swap(
             let what = "no longer naming what was merged: another writer changed it".into();
             return Err(Failure::Damaged { key: key.manifest_key(), what });
         }
+        let name = key.part_key(&merged.name());
+        if store.size(&name).await? != Some(merged.uploaded_bytes) {
+            return Err(Failure::Damaged { key: name, what: "not stored as it was put".into() });
+        }
         manifest.parts.retain(|part| !is_input(part));
         let at = manifest.parts.partition_point(|part| part.seq < merged.seq);
         manifest.parts.insert(at, merged.clone());

@@ -36,6 +36,8 @@ impl Running {
 enum Stage {
     /// Planning, merging or putting: nothing that readers see has changed.
     Preparing,
+    /// The merged part is to be put again when the store answers.
+    Unpublished,
     /// Stored; waits until nobody else writes the manifest.
     Ready,
     /// The manifest is being swapped.
@@ -99,24 +101,33 @@ impl Engine {
         if !self.store_is_open() {
             return;
         }
-        let ready: Vec<SessionKey> = self
-            .compactions
-            .iter()
-            .filter(|(key, run)| {
-                run.stage == Stage::Ready && !self.live.get(*key).is_some_and(|l| l.sending)
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        ready.iter().for_each(|key| self.start_swap(key));
+        self.start_compactions();
         while self.sends < SENDS_MAX
             && let Some((_, key)) = self.to_send.pop_first()
         {
-            self.live(&key).queued = None;
+            let live = self.live(&key);
+            live.queued = None;
+            if live.sending {
+                continue; // A swap has begun since it was queued: two writers of one manifest would lose each other's parts.
+            }
             let Some(job) = self.new_send(&key) else { continue };
             self.live(&key).sending = true;
             self.sends += 1;
             let tools = self.tools.clone();
             self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(tools, job).await)) }));
+        }
+    }
+
+    /// Takes the next steps of compactions that waited for the store, or for the manifest to be free.
+    fn start_compactions(&mut self) {
+        let waiting: Vec<(SessionKey, Stage)> =
+            self.compactions.iter().map(|(key, run)| (key.clone(), run.stage)).collect();
+        for (key, stage) in waiting {
+            match stage {
+                Stage::Unpublished => self.start_publish(key),
+                Stage::Ready if !self.live(&key).sending => self.start_swap(&key),
+                _ => {}
+            }
         }
     }
 
@@ -317,12 +328,14 @@ impl Engine {
             Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
                 self.give_up(&key, Some(failure));
             }
+            // Putting and sweeping begin with the same question: is the merged part there?
             Step::Published(key, Err(failure)) | Step::Swept(key, Err(failure)) => {
-                self.compaction_failed(key, failure);
+                self.compaction_failed(key, failure, Stage::Unpublished);
             }
             Step::Swapped(key, Err(failure)) => {
                 self.live(&key).sending = false;
-                self.compaction_failed(key, failure);
+                self.queue_send(&key);
+                self.compaction_failed(key, failure, Stage::Ready);
             }
         }
     }
@@ -370,6 +383,9 @@ impl Engine {
         let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
             return;
         };
+        if let Some(run) = self.compactions.get_mut(&key) {
+            run.stage = Stage::Preparing;
+        }
         let (store, file) = (self.tools.store.clone(), self.outbox.merging(&key));
         self.jobs.push(Box::pin(async move {
             let published = compact::publish(&*store, &key, &compaction.merged, file).await;
@@ -412,14 +428,11 @@ impl Engine {
             Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
-            // Finishing again deletes nothing twice.
-            self.compaction_failed(
-                key.clone(),
-                Failure::Damaged {
-                    key: self.settings.state_dir.display().to_string(),
-                    what: "not writable now".into(),
-                },
-            );
+            // Swapping again changes nothing and deletes nothing twice.
+            self.hold_store_retry();
+            if let Some(run) = self.compactions.get_mut(key) {
+                run.stage = Stage::Ready;
+            }
             return;
         }
         let _ = self.tools.disk.remove(&self.outbox.merging(key));
@@ -436,16 +449,15 @@ impl Engine {
     }
 
     /// A step failed after the intent was committed: the intent stays, and the steps are taken again later.
-    fn compaction_failed(&mut self, key: SessionKey, failure: Failure) {
+    fn compaction_failed(&mut self, key: SessionKey, failure: Failure, again: Stage) {
         if let Some(run) = self.compactions.get(&key) {
             fail(&run.progress, ErrorCode::Store, chain(&failure));
         }
         match failure {
             Failure::Store(error) => {
                 self.store_failed(&chain(&error));
-                // Publishing again is harmless, and the swap waits for the back-off like every send.
                 if let Some(run) = self.compactions.get_mut(&key) {
-                    run.stage = Stage::Ready;
+                    run.stage = again; // Taken up again after the back-off.
                 }
             }
             other => {

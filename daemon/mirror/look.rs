@@ -490,10 +490,12 @@ impl Engine {
         let (source, archived) = (old.source.clone(), old.archived);
         let fresh = Record { source, archived, ..self.fresh_record(&old, stat, why) };
         match self.supersede(key, fresh) {
-            Some(next) => self.mark_dirty(&next),
-            None => self.mark_dirty(key),
+            Some(next) => {
+                self.mark_dirty(&next);
+                self.note_superseded(key);
+            }
+            None => self.look_at(key, Instant::now() + DISK_RETRY),
         }
-        self.note_superseded(key);
     }
 
     /// A record for the next generation of a session.

@@ -499,7 +499,10 @@ impl Engine {
         } else {
             self.scan_at
         };
-        let mut earlier = |at: Option<Instant>| due = due.min(at.unwrap_or(due));
+        // What is overdue waits for something else than time: room, an answer, the end of a job.
+        let now = Instant::now();
+        let mut earlier =
+            |at: Option<Instant>| due = due.min(at.filter(|at| *at > now).unwrap_or(due));
         earlier(self.timers.first().map(|(at, _)| *at));
         if !self.capturing && (!self.dirty.is_empty() || !self.pass.is_empty()) {
             earlier(self.tick_at);

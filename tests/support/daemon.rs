@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::home::{Home, said};
+use super::home::{Home, run, said};
 use super::{try_wait_for, wait_for};
 
 /// A daemon in a scratch home. Dropping it kills it.
@@ -107,7 +107,7 @@ pub(crate) fn log_file(home: &Path) -> PathBuf {
 
 /// Runs `tracecraftctl`.
 pub(crate) fn ctl(home: &Home, arguments: &[&str]) -> Output {
-    home.tracecraftctl().args(arguments).stdin(Stdio::null()).output().unwrap()
+    run(home.tracecraftctl().args(arguments))
 }
 
 /// Runs `tracecraftctl`, which must succeed, and returns its standard output.
@@ -120,7 +120,10 @@ pub(crate) fn ctl_ok(home: &Home, arguments: &[&str]) -> Vec<u8> {
 /// `status --json`, if a daemon answers.
 pub(crate) fn status(home: &Home) -> Option<Value> {
     let output = ctl(home, &["status", "--json"]);
-    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    output
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&output.stdout).expect("status --json is JSON"))
 }
 
 /// The sessions of `list --json`.

@@ -4,11 +4,15 @@
 //! every command starts from an empty environment with only `PATH` and this `HOME`.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
+
+/// How long a program may take that has to end by itself: the longest is `--once` over a line of 100 MB in a debug build.
+const RUN_MAX: Duration = Duration::from_secs(90);
 
 /// A transcript that was laid out, and what its session must hold.
 #[derive(Debug, Clone)]
@@ -75,7 +79,7 @@ impl Home {
 
     /// Runs `tracecraftd --once` with more arguments.
     pub(crate) fn once_with(&self, arguments: &[&str]) -> Output {
-        self.tracecraftd().arg("--once").args(arguments).output().unwrap()
+        run(self.tracecraftd().arg("--once").args(arguments))
     }
 
     /// Runs `tracecraftd --once`, which must succeed.
@@ -110,6 +114,33 @@ impl Home {
         fs::write(path, content).unwrap();
         age(path);
     }
+}
+
+/// Runs a program that has to end by itself. One that does not is killed, and the test fails with what it said.
+pub(crate) fn run(command: &mut Command) -> Output {
+    try_run(command).unwrap_or_else(|why| panic!("{command:?}: {why}"))
+}
+
+/// Like [`run`]; fails when the program cannot be started at all.
+pub(crate) fn try_run(command: &mut Command) -> std::io::Result<Output> {
+    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
+    let mut child = command.spawn()?;
+    let ended = super::try_wait_for(RUN_MAX, || child.try_wait().unwrap());
+    if ended.is_none() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    let output = Output { status, stdout: content_of(out)?, stderr: content_of(err)? };
+    assert!(ended.is_some(), "{command:?} did not end within {RUN_MAX:?}: {}", said(&output));
+    Ok(output)
+}
+
+fn content_of(mut file: fs::File) -> std::io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Makes a file look as if it had last been written an hour ago, so that nothing waits for its writer.

@@ -10,13 +10,23 @@ use memchr::memmem;
 pub(crate) struct Secret {
     /// Name of the pattern where the documents give it; for the others a name for messages.
     pub(crate) name: &'static str,
-    /// Whether the documents fix what is replaced and by what. Otherwise only this is asked: within `whole`, `core` is
-    /// gone and a marker stands in its place.
-    pub(crate) exact: bool,
+    /// How much the documents say about its replacement.
+    pub(crate) rule: Rule,
     /// The text as it stands inside a JSON string.
     pub(crate) whole: String,
     /// What must not be found anywhere afterwards.
     pub(crate) core: String,
+}
+
+/// How much the documents say about the replacement of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// The whole text is replaced by `[REDACTED:name]`.
+    Exact,
+    /// Within the text, the core is gone and a marker stands in its place.
+    Loose,
+    /// The piece of a secret: too short for a key, too long to complain when it is taken for one.
+    May,
 }
 
 /// The set of secrets of one test.
@@ -60,8 +70,16 @@ impl Planted {
         let aws = ["AKIA", "IOSFODNN7", "EXAMPLE"].concat();
         let anthropic = ["sk-ant", "-api03-", "Zq7Rk2Lm9Xv4Tb6Yw1Hs8Jd3Fg5Pn0Cc2Va4Me6B"].concat();
         for (name, text) in [("aws_access_key", aws), ("anthropic_key", anthropic)] {
-            self.secrets.push(Secret { name, exact: true, whole: text.clone(), core: text });
+            self.secrets.push(Secret { name, rule: Rule::Exact, whole: text.clone(), core: text });
         }
+        // An agent that was asked to repeat the key was cut off in the middle of it.
+        let piece = ["sk-ant", "-api03-", "Zq7Rk2Lm9Xv4"].concat();
+        self.secrets.push(Secret {
+            name: "piece",
+            rule: Rule::May,
+            whole: piece.clone(),
+            core: piece,
+        });
         self
     }
 
@@ -74,11 +92,14 @@ impl Planted {
                     .map(|position| (position, secret)),
             );
         }
-        hits.sort_by_key(|(position, _)| *position);
+        hits.sort_by_key(|(position, secret)| (*position, std::cmp::Reverse(secret.whole.len())));
         let mut pieces = Vec::new();
         let mut done = 0;
         for (position, secret) in hits {
-            assert!(position >= done, "planted secrets overlap");
+            if position < done {
+                // A piece of the one before.
+                continue;
+            }
             pieces.push(Piece::Bytes(source[done..position].to_vec()));
             pieces.push(Piece::Secret(secret.clone()));
             done = position + secret.whole.len();
@@ -94,7 +115,9 @@ impl Planted {
 
     /// Names of the secrets that are found in `content`.
     pub(crate) fn found_in(&self, content: &[u8]) -> Vec<&'static str> {
-        let found = |secret: &&Secret| memmem::find(content, secret.core.as_bytes()).is_some();
+        let found = |secret: &&Secret| {
+            secret.rule != Rule::May && memmem::find(content, secret.core.as_bytes()).is_some()
+        };
         self.secrets.iter().filter(found).map(|secret| secret.name).collect()
     }
 }
@@ -116,8 +139,12 @@ fn fixed(rng: &mut fastrand::Rng) -> Vec<Secret> {
     for (prefix, length) in [("proj-", 148), ("proj-", 60), ("svcacct-", 70)] {
         fixed.push(("openai_key", ["sk", "-", prefix, &random(rng, URLSAFE, length)].concat()));
     }
-    let secret =
-        |(name, text): (_, String)| Secret { name, exact: true, whole: text.clone(), core: text };
+    let secret = |(name, text): (_, String)| Secret {
+        name,
+        rule: Rule::Exact,
+        whole: text.clone(),
+        core: text,
+    };
     fixed.into_iter().map(secret).collect()
 }
 
@@ -126,7 +153,7 @@ fn loose(rng: &mut fastrand::Rng) -> Vec<Secret> {
     let mut found = Vec::new();
     let mut add = |name, before: &[&str], core: String, after: &str| {
         let whole = [&before.concat(), core.as_str(), after].concat();
-        found.push(Secret { name, exact: false, whole, core });
+        found.push(Secret { name, rule: Rule::Loose, whole, core });
     };
     let pem: Vec<String> = (0..4).map(|_| random(rng, BASE64, 64)).collect();
     let label = ["PRIV", "ATE KEY-----"].concat();
@@ -198,7 +225,7 @@ impl Expected {
             match piece {
                 Piece::Bytes(literal) => bytes.extend_from_slice(literal),
                 Piece::Secret(secret) => {
-                    assert!(secret.exact, "{} has no fixed replacement", secret.name);
+                    assert!(secret.rule == Rule::Exact, "{} has no fixed replacement", secret.name);
                     bytes.extend_from_slice(format!("{MARKER}{}]", secret.name).as_bytes());
                 }
             }
@@ -239,7 +266,10 @@ impl Expected {
 
 /// Length of what stands in place of a secret.
 fn replaced(secret: &Secret, actual: &[u8], next: &[u8]) -> Result<usize, String> {
-    if secret.exact {
+    if secret.rule == Rule::May && actual.starts_with(secret.whole.as_bytes()) {
+        return Ok(secret.whole.len());
+    }
+    if secret.rule == Rule::Exact {
         let marker = format!("{MARKER}{}]", secret.name);
         return match actual.starts_with(marker.as_bytes()) {
             true => Ok(marker.len()),
@@ -252,7 +282,7 @@ fn replaced(secret: &Secret, actual: &[u8], next: &[u8]) -> Result<usize, String
         .filter(|end| *end <= secret.whole.len() + 64)
         .ok_or_else(|| format!("{}: what follows it is gone: {}", secret.name, shown(actual)))?;
     let stands = &actual[..end];
-    if memmem::find(stands, secret.core.as_bytes()).is_some() {
+    if secret.rule == Rule::Loose && memmem::find(stands, secret.core.as_bytes()).is_some() {
         return Err(format!("{} was not replaced", secret.name));
     }
     match memmem::find(stands, MARKER.as_bytes()) {

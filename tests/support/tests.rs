@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::home::Home;
 use super::judge::{self, Source};
 use super::oracle::Bucket;
-use super::planted::{Planted, record};
+use super::planted::{Planted, Rule, record};
 use super::strace;
 use super::writers::Transcript;
 
@@ -231,7 +231,8 @@ fn every_planted_secret_is_noticed_when_it_stays() {
         assert_eq!(expected.secrets().count(), 1, "{}", secret.name);
         assert!(expected.difference(&line).is_some(), "{} stayed unnoticed", secret.name);
         assert_eq!(planted.found_in(&line), [secret.name]);
-        let marker = format!("[REDACTED:{}]", if secret.exact { secret.name } else { "any" });
+        let marker =
+            format!("[REDACTED:{}]", if secret.rule == Rule::Exact { secret.name } else { "any" });
         let text = String::from_utf8(line).unwrap();
         let good = text.replace(&secret.whole, &marker);
         assert_eq!(expected.difference(good.as_bytes()), None, "{}", secret.name);

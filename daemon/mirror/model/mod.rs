@@ -199,12 +199,21 @@ impl Play {
 
     async fn flush(&mut self, within: Duration) -> Result<(), String> {
         self.say("flushes".into());
+        self.start_all().await?; // A session that is stopped is none that a flush speaks of.
         let before: Vec<Vec<u8>> = self.world.sources.iter().map(|s| self.complete(s)).collect();
         let answer = self.ask(within, async |mirror: Mirror| mirror.flush(None).await).await?;
         if matches!(answer, Some(Ok(_))) {
             for (source, flushed) in self.world.sources.iter_mut().zip(before) {
                 source.flushed = flushed;
             }
+        }
+        Ok(())
+    }
+
+    async fn start_all(&mut self) -> Result<(), String> {
+        for number in 0..self.world.sources.len() {
+            let start = async |mirror: Mirror| mirror.start(format!("s{number}")).await;
+            self.ask(Duration::from_secs(5), start).await?;
         }
         Ok(())
     }
@@ -277,10 +286,7 @@ impl Play {
         if self.is_dead() {
             self.bury();
         }
-        for number in 0..self.world.sources.len() {
-            let start = async |mirror: Mirror| mirror.start(format!("s{number}")).await;
-            self.ask(Duration::from_secs(5), start).await?;
-        }
+        self.start_all().await?;
         // Rewrites have to hold still for a while, and idle sessions are compared as a whole.
         self.run(Duration::from_secs(200)).await?;
         let flush = async |mirror: Mirror| mirror.flush(None).await;
