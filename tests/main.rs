@@ -26,3 +26,4 @@ mod memory;
 mod once;
 mod sacred;
 mod service_life;
+mod tidy;

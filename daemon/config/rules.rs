@@ -51,7 +51,8 @@ impl Rules {
     }
 
     /// Whether there is no rule at all.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
         self.include.is_empty() && self.exclude.is_empty()
     }
 }

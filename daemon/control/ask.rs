@@ -1,5 +1,7 @@
 //! The one question that this program asks another instance of itself: `--once` beside a daemon becomes its flush.
 
+use std::error::Error;
+use std::iter::successors;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,20 +27,19 @@ pub(crate) async fn flush(socket: &Path) -> Result<String, String> {
 }
 
 async fn ask(socket: &Path) -> Result<String, String> {
-    let failed = |error: &dyn std::error::Error| crate::mirror::chain(error);
     let stream = UnixStream::connect(socket)
         .await
-        .map_err(|e| format!("cannot reach it at {}: {}", socket.display(), failed(&e)))?;
+        .map_err(|e| format!("cannot reach it at {}: {}", socket.display(), chain(&e)))?;
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| chain(&e))?;
     let request = Request::builder()
         .method(Method::POST)
         .uri(route::FLUSH)
         .header(hyper::header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
-        .map_err(|e| failed(&e))?;
+        .map_err(|e| chain(&e))?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| chain(&e))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok::<_, String>((status, body.map_err(|e| e.to_string())?.to_bytes()))
@@ -47,12 +48,12 @@ async fn ask(socket: &Path) -> Result<String, String> {
     let (status, body) = tokio::select! {
         answer = &mut exchange => answer?,
         ended = connection => {
-            ended.map_err(|e| failed(&e))?;
+            ended.map_err(|e| chain(&e))?;
             exchange.await?
         }
     };
     if status.is_success() {
-        let flushed: Flushed = serde_json::from_slice(&body).map_err(|e| failed(&e))?;
+        let flushed: Flushed = serde_json::from_slice(&body).map_err(|e| chain(&e))?;
         let Flushed { sessions, parts, bytes } = flushed;
         return Ok(format!(
             "the running daemon flushed {sessions} sessions; stored {parts} parts, {bytes} bytes"
@@ -62,4 +63,11 @@ async fn ask(socket: &Path) -> Result<String, String> {
         Ok(error) => error.message,
         Err(_) => format!("it answered {status}"),
     })
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes: Vec<String> =
+        successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
+    causes.join(": ")
 }

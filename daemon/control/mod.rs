@@ -59,7 +59,7 @@ pub(crate) struct ServeError(#[source] io::Error);
 
 /// Answers requests until `shutdown` completes; then lets answers that are under way end, for [`SHUTDOWN_TIMEOUT`] at most.
 ///
-/// The socket's file is not touched: its [`SocketFile`] is the caller's. No task outlives this future.
+/// The socket's file is not touched: its [`SocketFile`](socket::SocketFile) is the caller's. No task outlives this future.
 pub(crate) async fn serve(
     listener: UnixListener,
     mirror: Mirror,

@@ -7,7 +7,8 @@
 pub(crate) enum Blocking {
     /// On the runtime's blocking threads. Work that began is finished even if its caller goes away.
     Pool,
-    /// In place. Only for tests: there every step then has one possible order.
+    /// In place: there every step has one possible order.
+    #[cfg(test)]
     Inline,
 }
 
@@ -18,6 +19,7 @@ impl Blocking {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         match self {
+            #[cfg(test)]
             Blocking::Inline => work(),
             Blocking::Pool => match tokio::task::spawn_blocking(work).await {
                 Ok(value) => value,

@@ -62,7 +62,8 @@ impl OsDisk {
     }
 
     /// Rounds of the group commit so far.
-    pub(crate) fn sync_rounds(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn sync_rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
     }
 

@@ -250,7 +250,7 @@ fn codex_takes_cwd_from_the_turn_context_when_the_first_record_has_none() {
 }
 
 #[test]
-fn t08_openclaw_names_tell_the_lives_of_a_session() {
+fn t8_openclaw_names_tell_the_lives_of_a_session() {
     let harness = openclaw::OpenClaw;
     let is = |below: &str| told(classify(&harness, "agents", below));
     let time = "2026-02-01T10-20-30.123Z";

@@ -19,9 +19,6 @@ use crate::durable::{Blocking, Disk, PieceReader, Temps, is_temp};
 /// Bytes copied at once between two file systems.
 const COPY_BYTES: usize = 256 << 10;
 
-/// Looks at an object that is being replaced by somebody before a get gives up.
-const GET_TRIES: usize = 3;
-
 /// A `file://` store.
 #[derive(Debug)]
 pub(crate) struct FsStore {
@@ -101,8 +98,8 @@ impl Store for FsStore {
 
     async fn get(&self, key: &str) -> Result<Object, StoreError> {
         check_key("get", key)?;
-        let (size, reader) = self.run("get", key, Files::open).await?;
-        Ok(Object { size, reader: Box::pin(PieceReader::new(self.blocking, reader)) })
+        let reader = self.run("get", key, Files::open).await?;
+        Ok(Object { reader: Box::pin(PieceReader::new(self.blocking, reader)) })
     }
 
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
@@ -200,17 +197,11 @@ impl Files {
         self.disk.sync(&[temp.to_owned()])
     }
 
-    /// Opens an object with its size. Another writer may replace it between the two looks, so the size is taken on both sides.
-    fn open(&self, path: &Path) -> io::Result<(u64, Box<dyn Read + Send>)> {
+    /// Opens an object. What is no regular file is none; looking first keeps a FIFO from being waited for.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         self.check_root()?;
-        for _ in 0..GET_TRIES {
-            let size = self.disk.size(path)?.ok_or(io::ErrorKind::NotFound)?;
-            let reader = self.disk.open(path)?;
-            if self.disk.size(path)? == Some(size) {
-                return Ok((size, reader));
-            }
-        }
-        Err(io::Error::other("the object is being replaced"))
+        self.disk.size(path)?.ok_or(io::ErrorKind::NotFound)?;
+        self.disk.open(path)
     }
 
     /// What is no key (hidden, temporary, not UTF-8, with control characters) is no object.

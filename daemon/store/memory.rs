@@ -64,8 +64,6 @@ pub(crate) enum StoreFault {
     Hang,
     /// It has its effect and is never answered.
     HangAfter,
-    /// A put or delete is said to be done and is not; to a question the answer is that there is nothing.
-    Lie,
 }
 
 /// Sees each request before it is served.
@@ -110,11 +108,6 @@ impl MemoryStore {
         self.lock().hook = Some(hook);
     }
 
-    /// No more faults.
-    pub(crate) fn clear_hook(&self) {
-        self.lock().hook = None;
-    }
-
     /// All objects now.
     pub(crate) fn objects(&self) -> BTreeMap<String, Bytes> {
         self.lock().objects.clone()
@@ -140,11 +133,6 @@ impl MemoryStore {
         self.lock().insert(key, bytes.into());
     }
 
-    /// Removes an object behind the recorder's back.
-    pub(crate) fn remove(&self, key: &str) -> Option<Bytes> {
-        self.lock().objects.remove(key)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,7 +153,6 @@ impl MemoryStore {
         &self,
         kind: OpKind,
         key: &str,
-        nothing: impl FnOnce() -> Result<T, StoreError>,
         effect: impl FnOnce(&mut Inner) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let failed =
@@ -179,7 +166,6 @@ impl MemoryStore {
                 let _ = effect(&mut self.lock());
                 std::future::pending().await
             }
-            StoreFault::Lie => nothing(),
         }
     }
 
@@ -241,27 +227,26 @@ impl Store for MemoryStore {
                 StoreError::new(kind, "put", key, error)
             })
         };
-        self.serve(OpKind::Put, key, || Ok(()), effect).await
+        self.serve(OpKind::Put, key, effect).await
     }
 
     async fn get(&self, key: &str) -> Result<Object, StoreError> {
         check_key("get", key)?;
         let effect = |inner: &mut Inner| inner.objects.get(key).cloned().ok_or(missing(key));
-        let bytes = self.serve(OpKind::Get, key, || Err(missing(key)), effect).await?;
-        let size = bytes.len() as u64;
-        Ok(Object { size, reader: Box::pin(std::io::Cursor::new(bytes)) })
+        let bytes = self.serve(OpKind::Get, key, effect).await?;
+        Ok(Object { reader: Box::pin(std::io::Cursor::new(bytes)) })
     }
 
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
         check_key("size", key)?;
         let effect = |inner: &mut Inner| Ok(inner.objects.get(key).map(|bytes| bytes.len() as u64));
-        self.serve(OpKind::Size, key, || Ok(None), effect).await
+        self.serve(OpKind::Size, key, effect).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         check_prefix("list", prefix)?;
         let effect = |inner: &mut Inner| Ok(inner.list(prefix));
-        self.serve(OpKind::List, prefix, || Ok(Vec::new()), effect).await
+        self.serve(OpKind::List, prefix, effect).await
     }
 
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -270,7 +255,7 @@ impl Store for MemoryStore {
             let listed = inner.list(prefix);
             Ok(folders(prefix, listed.iter().map(|object| object.key.as_str())))
         };
-        self.serve(OpKind::ListFolders, prefix, || Ok(Vec::new()), effect).await
+        self.serve(OpKind::ListFolders, prefix, effect).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -279,6 +264,6 @@ impl Store for MemoryStore {
             inner.objects.remove(key);
             Ok(())
         };
-        self.serve(OpKind::Delete, key, || Ok(()), effect).await
+        self.serve(OpKind::Delete, key, effect).await
     }
 }

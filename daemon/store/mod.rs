@@ -65,8 +65,6 @@ pub(crate) enum Body {
 
 /// An object that is being read.
 pub(crate) struct Object {
-    /// Size in bytes.
-    pub(crate) size: u64,
     /// Its bytes.
     pub(crate) reader: Pin<Box<dyn AsyncRead + Send>>,
 }

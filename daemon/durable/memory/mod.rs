@@ -47,7 +47,6 @@ struct Inner {
     pending: Vec<Pending>,
     mounts: Vec<PathBuf>,
     capacity: Option<u64>,
-    free: Option<u64>,
     now: Option<SystemTime>,
     steps: u64,
     dead: bool,
@@ -97,11 +96,6 @@ impl MemoryDisk {
     /// Room for so many bytes of content in all; more fails with [`ErrorKind::StorageFull`] after what fits.
     pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
-    }
-
-    /// What [`Disk::free_bytes`] answers; `None`: what the capacity leaves.
-    pub(crate) fn set_free(&self, bytes: Option<u64>) {
-        self.lock().free = bytes;
     }
 
     /// The time that files are stamped with.
@@ -459,7 +453,7 @@ impl Disk for MemoryDisk {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let inner = self.step("free_bytes", path)?;
-        Ok(inner.free.or_else(|| inner.room()).unwrap_or(u64::MAX))
+        Ok(inner.room().unwrap_or(u64::MAX))
     }
 }
 

@@ -326,7 +326,7 @@ fn problems_have_a_limit_too() {
 }
 
 #[test]
-fn t09_a_rollout_that_is_there_twice_is_passed_on_once() {
+fn t9_a_rollout_that_is_there_twice_is_passed_on_once() {
     let scratch = tempfile::tempdir().unwrap();
     let name = |id: &str| format!("rollout-2026-11-22T11-24-15-{id}.jsonl");
     let (live, gone) = ("sessions/2026/11/22", "archived_sessions");
@@ -371,7 +371,7 @@ fn t09_a_rollout_that_is_there_twice_is_passed_on_once() {
 }
 
 #[test]
-fn t08_the_lives_of_a_session_come_in_the_order_in_which_they_were_lived() {
+fn t8_the_lives_of_a_session_come_in_the_order_in_which_they_were_lived() {
     let tree = Tree::new("openclaw");
     let [first, second] = ["2026-01-01T00-00-00.000Z", "2026-02-01T00-00-00.000Z"];
     tree.file("main/sessions/s.jsonl");
