@@ -229,6 +229,10 @@ impl Engine {
     fn start(&mut self, id: &str) -> Answer<Session> {
         let key = self.current(id)?;
         let Some(record) = self.state.get(&key) else { return Err(no_such(id)) };
+        // A stop that still waits for its last flush would come after this and win.
+        self.waiters.retain(|waiter| {
+            !(matches!(waiter.reply, Reply::Stopped(_)) && waiter.only.as_ref() == Some(&key))
+        });
         let record =
             Record { stopped: false, ended_at: None, manifest_due: true, ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record.clone()) };

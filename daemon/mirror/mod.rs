@@ -213,7 +213,7 @@ enum Done {
     Sent(Box<send::Sent>),
     Folders(String, Result<Vec<String>, crate::store::StoreError>),
     Compared(Box<find::NewFile>, SessionKey, bool),
-    Adopted(Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
+    Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
     Compaction(Box<deliver::Step>),
     Replayed,
@@ -242,6 +242,8 @@ pub(crate) struct Engine {
     excluded: HashSet<PathBuf>,
     unplaced: Vec<find::NewFile>,
     placing: HashSet<PathBuf>,
+    adoptions: VecDeque<(SessionKey, find::NewFile)>,
+    adoptions_running: usize,
     adopting: BTreeSet<SessionKey>,
     folders: BTreeMap<String, place::Folders>,
     /// The outbox's parts that no state names, after a lost state.
@@ -329,6 +331,8 @@ impl Engine {
             excluded: HashSet::new(),
             unplaced: Vec::new(),
             placing: HashSet::new(),
+            adoptions: VecDeque::new(),
+            adoptions_running: 0,
             adopting: BTreeSet::new(),
             folders: BTreeMap::new(),
             orphans,
@@ -465,7 +469,7 @@ impl Engine {
             Done::Sent(sent) => self.sent(*sent),
             Done::Folders(harness, listed) => self.listed_folders(harness, listed),
             Done::Compared(file, key, intact) => self.compared(*file, &key, intact),
-            Done::Adopted(file, adopted) => self.adopted(*file, adopted),
+            Done::Adopted(base, file, adopted) => self.adopted(&base, *file, adopted),
             Done::Orphans(key, adopted) => self.adopted_orphans(&key, adopted),
             Done::Compaction(step) => self.compaction_step(*step),
             Done::Replayed => {}
@@ -513,7 +517,7 @@ impl Engine {
         if !self.capturing && (!self.dirty.is_empty() || !self.pass.is_empty()) {
             earlier(self.tick_at);
         }
-        if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.unplaced.is_empty() {
+        if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.nothing_to_place() {
             earlier(self.store_retry_at);
         }
         earlier(self.drain_until);

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::adopt::{AdoptError, Adopted, Adopter};
 use super::find::NewFile;
-use super::{Done, Engine, chain};
+use super::{DISK_RETRY, Done, Engine, chain};
 use crate::config::Decision;
 use crate::mirror::capture;
 use crate::mirror::manifest::Failure;
@@ -14,6 +15,9 @@ use crate::part::{ManifestError, SessionKey};
 use crate::source::{self, Cursor, Depth, Verdict};
 use crate::state::{Change, Record, Totals};
 use crate::store::StoreError;
+
+/// Adoptions at a time: each holds a chunk of its source.
+const ADOPTIONS_MAX: usize = 2;
 
 /// What the store has of a harness: listed once per process, before the first new session is placed.
 #[derive(Debug)]
@@ -62,59 +66,80 @@ impl Engine {
 
     /// Whether every file that was found has its session.
     pub(super) fn nothing_to_place(&self) -> bool {
-        self.unplaced.is_empty() && self.placing.is_empty() && self.adopting.is_empty()
+        self.unplaced.is_empty() && self.placing.is_empty()
     }
 
     /// Places what can be placed now; new sessions are committed together.
     pub(super) fn place_all(&mut self) {
         self.start_orphans();
+        self.start_adoptions();
         if self.unplaced.is_empty() {
             return;
         }
         let inodes = self.inodes();
-        let mut created: Vec<(SessionKey, Record)> = Vec::new();
-        let mut waiting = Vec::new();
+        let mut created: Vec<(SessionKey, NewFile)> = Vec::new();
         for file in std::mem::take(&mut self.unplaced) {
-            let path = file.candidate.path.clone();
-            let taken = |key: &SessionKey| created.iter().any(|(k, _)| k == key);
             match self.place_of(&file, &inodes) {
-                Place::New(key) if !taken(&key) => {
-                    let record = self.new_record(&file);
-                    created.push((key, record));
+                // Two new files with one id: the second one meets the first as a known session.
+                Place::New(key) if created.iter().any(|(known, _)| *known == key) => {
+                    self.unplaced.push(file);
                 }
-                Place::Next(key) => {
-                    if !self.follow_archive(&key, &file) {
-                        waiting.push(file);
-                    }
-                }
-                Place::Takeover(key) => self.take_over(&key, &file),
-                Place::Adopt(key) => self.start_adoption(key, file),
-                Place::Compare(key) => {
-                    self.placing.insert(path);
-                    self.start_comparison(key, file);
-                }
-                Place::New(_) | Place::Wait => waiting.push(file),
+                Place::New(key) => created.push((key, file)),
+                place => self.put_in_place(place, file),
             }
         }
-        let changes = created
-            .iter()
-            .map(|(key, record)| Change::Session {
-                key: key.clone(),
-                record: Box::new(record.clone()),
-            })
-            .collect();
-        if self.commit(changes) {
-            for (key, record) in &created {
-                self.adopt_record(key, record);
-                self.mark_dirty(key);
-            }
-        }
-        // What could not be committed is found again by the next scan; two files with one new id meet as known ones.
-        let again = !created.is_empty() && !waiting.is_empty();
-        self.unplaced.append(&mut waiting);
-        if again {
+        let again = !created.is_empty() && !self.unplaced.is_empty();
+        if self.create(created) && again {
             self.place_all();
         }
+    }
+
+    /// Does what a place asks for. A commit that fails leaves the file to be placed again.
+    fn put_in_place(&mut self, place: Place, file: NewFile) {
+        let placed = match place {
+            Place::New(key) => {
+                self.create(vec![(key, file)]);
+                return;
+            }
+            Place::Next(key) => self.follow_archive(&key, &file),
+            Place::Takeover(key) => self.take_over(&key, &file),
+            Place::Adopt(key) => {
+                self.placing.insert(file.candidate.path.clone());
+                self.adopting.insert(key.clone());
+                self.adoptions.push_back((key, file));
+                self.start_adoptions();
+                return;
+            }
+            Place::Compare(key) => {
+                self.placing.insert(file.candidate.path.clone());
+                self.start_comparison(key, file);
+                return;
+            }
+            Place::Wait => false,
+        };
+        if !placed {
+            self.unplaced.push(file);
+        }
+    }
+
+    /// Commits new sessions. A failure leaves their files to be placed again when the disk may have room.
+    fn create(&mut self, created: Vec<(SessionKey, NewFile)>) -> bool {
+        let records: Vec<(SessionKey, Record)> =
+            created.iter().map(|(key, file)| (key.clone(), self.new_record(file))).collect();
+        let change = |(key, record): &(SessionKey, Record)| Change::Session {
+            key: key.clone(),
+            record: Box::new(record.clone()),
+        };
+        if !self.commit(records.iter().map(change).collect()) {
+            self.unplaced.extend(created.into_iter().map(|(_, file)| file));
+            self.scan_at = self.scan_at.min(Instant::now() + DISK_RETRY);
+            return false;
+        }
+        for (key, record) in &records {
+            self.adopt_record(key, record);
+            self.mark_dirty(key);
+        }
+        true
     }
 
     fn inodes(&self) -> HashMap<(u64, u64), SessionKey> {
@@ -295,8 +320,8 @@ impl Engine {
     }
 
     /// The session's file is at another path now. What is in it decides at the next look whether it goes on.
-    fn take_over(&mut self, key: &SessionKey, file: &NewFile) {
-        let Some(old) = self.state.get(key).cloned() else { return };
+    fn take_over(&mut self, key: &SessionKey, file: &NewFile) -> bool {
+        let Some(old) = self.state.get(key).cloned() else { return false };
         let record = Record {
             source: file.candidate.path.clone(),
             encoding: file.candidate.encoding,
@@ -307,15 +332,17 @@ impl Engine {
             manifest_due: true,
             ..old.clone()
         };
-        info!(session = %key, "its file moved");
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
-        if self.commit(vec![change]) {
-            self.by_path.remove(&old.source);
-            self.by_path.insert(file.candidate.path.clone(), key.clone());
-            self.live(key).trusted = false;
-            self.mark_dirty(key);
-            self.queue_send(key);
+        if !self.commit(vec![change]) {
+            return false;
         }
+        info!(session = %key, "its file moved");
+        self.by_path.remove(&old.source);
+        self.by_path.insert(file.candidate.path.clone(), key.clone());
+        self.live(key).trusted = false;
+        self.mark_dirty(key);
+        self.queue_send(key);
+        true
     }
 
     fn start_comparison(&mut self, key: SessionKey, file: NewFile) {
@@ -335,30 +362,12 @@ impl Engine {
         self.placing.remove(&file.candidate.path);
         let looking = self.live.get(key).is_some_and(|live| live.looking);
         let current = self.state.get(key).is_some_and(|record| !record.superseded);
-        if intact && current && !looking {
-            self.take_over(key, &file);
-            return;
-        }
-        if intact && current {
-            self.unplaced.push(file); // Asked again when the look is done.
-            return;
-        }
-        match self.place_by_id(&file) {
-            Place::New(key) => {
-                let record = self.new_record(&file);
-                let change = Change::Session { key: key.clone(), record: Box::new(record.clone()) };
-                if self.commit(vec![change]) {
-                    self.adopt_record(&key, &record);
-                    self.mark_dirty(&key);
-                }
-            }
-            Place::Takeover(key) => self.take_over(&key, &file),
-            Place::Adopt(key) => self.start_adoption(key, file),
-            Place::Next(key) => {
-                self.follow_archive(&key, &file);
-            }
-            Place::Wait | Place::Compare(_) => self.unplaced.push(file),
-        }
+        let place = match (intact && current, looking) {
+            (true, false) => Place::Takeover(key.clone()),
+            (true, true) => Place::Wait, // Asked again when the look is done.
+            (false, _) => self.place_by_id(&file),
+        };
+        self.put_in_place(place, file);
     }
 
     fn adopter(&self) -> Adopter {
@@ -375,41 +384,45 @@ impl Engine {
         }
     }
 
-    fn start_adoption(&mut self, base: SessionKey, file: NewFile) {
-        if !self.store_is_open() {
-            self.unplaced.push(file);
-            return;
+    /// Begins as many adoptions as may run at a time: each one walks a source.
+    fn start_adoptions(&mut self) {
+        while self.adoptions_running < ADOPTIONS_MAX
+            && self.store_is_open()
+            && let Some((base, file)) = self.adoptions.pop_front()
+        {
+            let generations = self.generations(&base);
+            let same =
+                |key: &SessionKey| key.harness() == base.harness() && key.base() == base.id();
+            let waiting: Vec<_> = self.orphans.iter().filter(|w| same(&w.key)).cloned().collect();
+            let adopter = self.adopter();
+            self.adoptions_running += 1;
+            self.jobs.push(Box::pin(async move {
+                let adopted = adopter.adopt(&file, generations, waiting).await;
+                Done::Adopted(base, Box::new(file), adopted)
+            }));
         }
-        let generations = self.generations(&base);
-        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.id();
-        let waiting: Vec<_> = self.orphans.iter().filter(|w| same(&w.key)).cloned().collect();
-        let adopter = self.adopter();
-        self.adopting.insert(base);
-        self.placing.insert(file.candidate.path.clone());
-        self.jobs.push(Box::pin(async move {
-            let adopted = adopter.adopt(&file, generations, waiting).await;
-            Done::Adopted(Box::new(file), adopted)
-        }));
     }
 
-    pub(super) fn adopted(&mut self, file: NewFile, adopted: Result<Adopted, AdoptError>) {
+    pub(super) fn adopted(
+        &mut self,
+        base: &SessionKey,
+        file: NewFile,
+        adopted: Result<Adopted, AdoptError>,
+    ) {
         self.placing.remove(&file.candidate.path);
-        // The key under which it was asked is one of two; neither is being adopted by anything else.
-        let directory = file.candidate.path.parent().unwrap_or(&file.candidate.path);
-        let place = if file.archived() { &file.candidate.path } else { directory };
-        let base = file.key();
-        self.adopting.remove(&base.at_place(place.as_os_str().as_encoded_bytes()));
-        self.adopting.remove(&base);
+        self.adopting.remove(base);
+        self.adoptions_running -= 1;
         match adopted {
-            Ok(adopted) => self.take_in(adopted),
+            Ok(adopted) => {
+                if !self.take_in(adopted) {
+                    self.unplaced.push(file);
+                    self.scan_at = self.scan_at.min(Instant::now() + DISK_RETRY);
+                }
+            }
             Err(AdoptError::Changed) => self.unplaced.push(file),
             Err(AdoptError::Source(error)) => {
-                self.problem(
-                    "source_unreadable",
-                    &file.candidate.path.display().to_string(),
-                    &chain(&error),
-                    None,
-                );
+                let path = file.candidate.path.display().to_string();
+                self.problem("source_unreadable", &path, &chain(&error), None);
             }
             Err(AdoptError::Store(failure)) => {
                 self.adoption_failed(&file.key(), failure);
@@ -433,7 +446,7 @@ impl Engine {
     }
 
     /// Commits records that adoption brought, and follows the newest.
-    fn take_in(&mut self, adopted: Adopted) {
+    fn take_in(&mut self, adopted: Adopted) -> bool {
         let changes = adopted
             .records
             .iter()
@@ -443,8 +456,7 @@ impl Engine {
             })
             .collect();
         if !self.commit(changes) {
-            self.scan_at = self.scan_at.max(tokio::time::Instant::now() + super::DISK_RETRY);
-            return; // The next scan finds the file again.
+            return false;
         }
         let keys: Vec<SessionKey> = adopted.records.iter().map(|(key, _)| key.clone()).collect();
         self.orphans.retain(|w| !keys.contains(&w.key));
@@ -456,6 +468,7 @@ impl Engine {
         if let Some((key, _)) = adopted.records.last() {
             info!(session = %key, "continued from the store");
         }
+        true
     }
 
     /// Parts in the outbox whose source did not turn up: once all that was found is placed, they are adopted by themselves.
@@ -487,17 +500,26 @@ impl Engine {
     ) {
         self.orphans_started = false;
         match adopted {
-            Ok(adopted) => self.take_in(adopted),
-            Err(error) => {
-                // They stay in the outbox and are listed again.
-                if let Ok(all) = self.outbox.waiting(&*self.tools.disk) {
-                    self.orphans.extend(all.into_iter().filter(|w| w.key == *key));
+            Ok(adopted) => {
+                if !self.take_in(adopted) {
+                    self.list_orphans(key);
                 }
+            }
+            Err(error) => {
+                self.list_orphans(key);
                 match error {
                     AdoptError::Store(failure) => self.adoption_failed(key, failure),
                     error => self.store_failed(&chain(&error)),
                 }
             }
         }
+    }
+
+    /// Parts that could not be adopted stay in the outbox and are asked for again.
+    fn list_orphans(&mut self, key: &SessionKey) {
+        if let Ok(all) = self.outbox.waiting(&*self.tools.disk) {
+            self.orphans.extend(all.into_iter().filter(|w| w.key == *key));
+        }
+        self.hold_store_retry();
     }
 }
