@@ -249,6 +249,16 @@ pub(crate) struct PartEntry {
 }
 
 impl PartEntry {
+    /// Whether it is a merged part that took in another one.
+    fn contains(&self, other: &PartEntry) -> bool {
+        let covers = |[start, end]: [u64; 2], [first, last]: [u64; 2]| start <= first && last <= end;
+        self.compacted_from.is_some()
+            && match (self.cursor_range, other.cursor_range) {
+                (Some(own), Some(theirs)) => covers(own, theirs),
+                _ => true, // The reference tool's merged parts say no range.
+            }
+    }
+
     /// The object's name.
     pub(crate) fn name(&self) -> PartName {
         PartName { seq: self.seq, uuid: self.uuid.clone() }
@@ -442,7 +452,7 @@ impl Manifest {
     /// Adds a stored part unless it is named already, keeping order and totals. `false` when another part has its number.
     pub(crate) fn name_part(&mut self, entry: PartEntry) -> bool {
         let at = match self.parts.binary_search_by_key(&entry.seq, |p| p.seq) {
-            Ok(at) => return self.parts[at].uuid == entry.uuid,
+            Ok(at) => return self.parts[at].uuid == entry.uuid || self.parts[at].contains(&entry),
             Err(at) => at,
         };
         if entry.seq < self.next_seq {

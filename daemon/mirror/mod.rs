@@ -242,6 +242,8 @@ pub(crate) struct Engine {
     excluded: HashSet<PathBuf>,
     unplaced: Vec<find::NewFile>,
     placing: HashSet<PathBuf>,
+    /// Nothing is placed before this: the state could not be written.
+    place_at: Option<Instant>,
     adoptions: VecDeque<(SessionKey, find::NewFile)>,
     adoptions_running: usize,
     adopting: BTreeSet<SessionKey>,
@@ -331,6 +333,7 @@ impl Engine {
             excluded: HashSet::new(),
             unplaced: Vec::new(),
             placing: HashSet::new(),
+            place_at: None,
             adoptions: VecDeque::new(),
             adoptions_running: 0,
             adopting: BTreeSet::new(),
@@ -520,6 +523,7 @@ impl Engine {
         if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.nothing_to_place() {
             earlier(self.store_retry_at);
         }
+        earlier(self.place_at);
         earlier(self.drain_until);
         if self.settings.once {
             earlier(Some(self.progress_at + ONCE_STALL));
@@ -529,6 +533,9 @@ impl Engine {
 
     /// Commits changes; a failure is shown, and nothing of them has happened.
     fn commit(&mut self, changes: Vec<Change>) -> bool {
+        if changes.is_empty() {
+            return true;
+        }
         let path = self.settings.state_dir.display().to_string();
         match self.state.commit(changes) {
             Ok(()) => {

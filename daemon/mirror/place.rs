@@ -73,9 +73,10 @@ impl Engine {
     pub(super) fn place_all(&mut self) {
         self.start_orphans();
         self.start_adoptions();
-        if self.unplaced.is_empty() {
+        if self.unplaced.is_empty() || self.place_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
+        self.place_at = None;
         let inodes = self.inodes();
         let mut created: Vec<(SessionKey, NewFile)> = Vec::new();
         for file in std::mem::take(&mut self.unplaced) {
@@ -122,6 +123,11 @@ impl Engine {
         }
     }
 
+    /// After a failed commit: placing waits until the disk may have room.
+    fn hold_placing(&mut self) {
+        self.place_at = Some(Instant::now() + DISK_RETRY);
+    }
+
     /// Commits new sessions. A failure leaves their files to be placed again when the disk may have room.
     fn create(&mut self, created: Vec<(SessionKey, NewFile)>) -> bool {
         let records: Vec<(SessionKey, Record)> =
@@ -132,7 +138,7 @@ impl Engine {
         };
         if !self.commit(records.iter().map(change).collect()) {
             self.unplaced.extend(created.into_iter().map(|(_, file)| file));
-            self.scan_at = self.scan_at.min(Instant::now() + DISK_RETRY);
+            self.hold_placing();
             return false;
         }
         for (key, record) in &records {
@@ -314,7 +320,10 @@ impl Engine {
         };
         match self.supersede(key, fresh) {
             Some(next) => self.mark_dirty(&next),
-            None => return false,
+            None => {
+                self.hold_placing();
+                return false;
+            }
         }
         true
     }
@@ -334,6 +343,7 @@ impl Engine {
         };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
+            self.hold_placing();
             return false;
         }
         info!(session = %key, "its file moved");
@@ -416,7 +426,7 @@ impl Engine {
             Ok(adopted) => {
                 if !self.take_in(adopted) {
                     self.unplaced.push(file);
-                    self.scan_at = self.scan_at.min(Instant::now() + DISK_RETRY);
+                    self.hold_placing();
                 }
             }
             Err(AdoptError::Changed) => self.unplaced.push(file),
