@@ -477,14 +477,13 @@ impl StateFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
             Err(source) => return Err(StateError::Io { operation: "read", path: journal, source }),
         };
-        let mut torn = false;
         for line in bytes.split_inclusive(|b| *b == b'\n') {
-            let change = line.strip_suffix(b"\n").and_then(|l| serde_json::from_slice(l).ok());
-            match change {
-                // A whole change after a broken one: not the end of a kill, but damage.
-                Some(_) if torn => return Ok(false),
-                Some(change) => self.state.apply(change),
-                None => torn = true,
+            // Only the end of the last append can be missing after a kill. Whatever else is broken may have been a change
+            // that something depends on.
+            let Some(line) = line.strip_suffix(b"\n") else { break };
+            match serde_json::from_slice(line) {
+                Ok(change) => self.state.apply(change),
+                Err(_) => return Ok(false),
             }
         }
         Ok(true)

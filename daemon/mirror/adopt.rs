@@ -85,6 +85,19 @@ impl Adopter {
             held.push(self.held(key, own).await?);
         }
         // The newest generation is the likeliest; of the others one may be the file of a session that was set aside.
+        for one in &held {
+            let names = |entries: &[PartEntry]| {
+                entries.iter().map(|e| (e.name().to_string(), e.cursor_range)).collect::<Vec<_>>()
+            };
+            tracing::debug!(
+                session = %one.key,
+                named = ?names(&one.manifest.parts),
+                unnamed = ?names(&one.unnamed),
+                waiting = ?one.waiting.iter().map(|p| (p.seq, p.range)).collect::<Vec<_>>(),
+                next_seq = one.next_seq,
+                "found in store and outbox"
+            );
+        }
         let mut followed = None;
         for (at, one) in held.iter_mut().enumerate().rev() {
             if let Some(walked) = self.walk(file, one).await? {
@@ -376,6 +389,8 @@ fn walk(
             None => walk.until_found(&part)?,
         };
         if !agrees {
+            let (range, bytes) = (part.range, part.bytes);
+            tracing::debug!(from, ?range, bytes, at = walk.cursor.offset, "the source differs from what is stored here");
             return Ok(None);
         }
         if is_unnamed {
@@ -442,9 +457,15 @@ impl Walk<'_> {
                 let redactor = &self.tools.redactor;
                 redactor.redact(context, record, &mut redacted, &mut Counts::new());
                 context = &[];
-                bytes += redacted.len() as u64;
+                let with = bytes + redacted.len() as u64;
+                if with > part.bytes {
+                    // The part ends inside this record: it was torn when it was taken, and completed later.
+                    at += part.bytes - bytes;
+                    break 'source;
+                }
+                bytes = with;
                 at += record.len() as u64;
-                if bytes >= part.bytes {
+                if bytes == part.bytes {
                     break 'source;
                 }
             }

@@ -251,6 +251,8 @@ pub(crate) struct Engine {
     /// The outbox's parts that no state names, after a lost state.
     orphans: Vec<Waiting>,
     orphans_started: bool,
+    /// They wait for this scan: its files may be theirs.
+    orphans_scan: u64,
 
     scans: u64,
     scan_done: u64,
@@ -340,6 +342,7 @@ impl Engine {
             folders: BTreeMap::new(),
             orphans,
             orphans_started: false,
+            orphans_scan: 1,
             scans: 0,
             scan_done: 0,
             scanning: false,

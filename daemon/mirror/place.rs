@@ -12,7 +12,7 @@ use crate::config::Decision;
 use crate::mirror::capture;
 use crate::mirror::manifest::Failure;
 use crate::part::{ManifestError, SessionKey};
-use crate::source::{self, Cursor, Depth, Verdict};
+use crate::source::{self, Cursor, Depth, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
 use crate::store::StoreError;
 
@@ -430,6 +430,11 @@ impl Engine {
                 }
             }
             Err(AdoptError::Changed) => self.unplaced.push(file),
+            Err(AdoptError::Source(SourceError::Missing(_))) => {
+                // Gone or moved: the scan tells, and what waits in the outbox waits for it.
+                self.scan_at = Instant::now();
+                self.orphans_scan = self.scans + 1;
+            }
             Err(AdoptError::Source(error)) => {
                 let path = file.candidate.path.display().to_string();
                 self.problem("source_unreadable", &path, &chain(&error), None);
@@ -483,7 +488,7 @@ impl Engine {
 
     /// Parts in the outbox whose source did not turn up: once all that was found is placed, they are adopted by themselves.
     fn start_orphans(&mut self) {
-        if self.orphans.is_empty() || self.scan_done == 0 || !self.nothing_to_place() {
+        if self.orphans.is_empty() || self.scan_done < self.orphans_scan || !self.nothing_to_place() {
             return;
         }
         if self.orphans_started || !self.store_is_open() {

@@ -199,23 +199,27 @@ impl Play {
 
     async fn flush(&mut self, within: Duration) -> Result<(), String> {
         self.say("flushes".into());
-        self.start_all().await?; // A session that is stopped is none that a flush speaks of.
+        // A session that is stopped is none that a flush speaks of.
+        let started = self.start_all().await?;
         let before: Vec<Vec<u8>> = self.world.sources.iter().map(|s| self.complete(s)).collect();
         let answer = self.ask(within, async |mirror: Mirror| mirror.flush(None).await).await?;
         if matches!(answer, Some(Ok(_))) {
-            for (source, flushed) in self.world.sources.iter_mut().zip(before) {
+            let sources = self.world.sources.iter_mut().zip(before).zip(started);
+            for ((source, flushed), _) in sources.filter(|(_, started)| *started) {
                 source.flushed = flushed;
             }
         }
         Ok(())
     }
 
-    async fn start_all(&mut self) -> Result<(), String> {
+    async fn start_all(&mut self) -> Result<Vec<bool>, String> {
+        let mut started = Vec::new();
         for number in 0..self.world.sources.len() {
             let start = async |mirror: Mirror| mirror.start(format!("s{number}")).await;
-            self.ask(Duration::from_secs(5), start).await?;
+            let answer = self.ask(Duration::from_secs(5), start).await?;
+            started.push(matches!(answer, Some(Ok(_))));
         }
-        Ok(())
+        Ok(started)
     }
 
     /// What a flush that is asked for now promises of a source: its complete records.
@@ -286,6 +290,8 @@ impl Play {
         if self.is_dead() {
             self.bury();
         }
+        // What the store knows of a session says whether it is stopped: it is known again before it is started.
+        self.run(Duration::from_secs(130)).await?;
         self.start_all().await?;
         // Half of the time the torn records get their ends, so that the last start has nothing to wait for.
         let complete = self.world.rng.bool();
@@ -343,6 +349,12 @@ fn play(seed: u64, verbose: bool) -> Result<(), String> {
         }
         if outcome.is_ok() {
             outcome = play.settle().await;
+        }
+        if verbose && outcome.is_err() {
+            for (key, bytes) in play.world.objects() {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                println!("{key}: {} bytes {}", bytes.len(), if key.ends_with("meta.json") { &text } else { "" });
+            }
         }
         outcome.map_err(|what| format!("seed {seed}: {what}\n  {}", play.log.join("\n  ")))
     })

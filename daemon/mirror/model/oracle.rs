@@ -49,7 +49,7 @@ fn read(objects: &BTreeMap<String, Vec<u8>>, key: &SessionKey) -> Result<Vec<u8>
         None => Manifest::new(key),
     };
     let mut by_manifest = Vec::new();
-    let mut at = 0;
+    let mut at = Some(0);
     for part in &manifest.parts {
         let name = part.name();
         let bytes = objects.get(&key.part_key(&name)).ok_or(format!("{name} is missing"))?;
@@ -61,11 +61,11 @@ fn read(objects: &BTreeMap<String, Vec<u8>>, key: &SessionKey) -> Result<Vec<u8>
             return Err(format!("{name} has another size than its manifest says"));
         }
         // A range is unknown only where the manifest was rebuilt after its source had changed.
-        if let Some([start, end]) = part.cursor_range {
-            if start != at {
+        match (part.cursor_range, at) {
+            (Some([start, _]), Some(at)) if start != at => {
                 return Err(format!("{name} starts at {start}, the one before ends at {at}"));
             }
-            at = end;
+            (range, _) => at = range.map(|[_, end]| end),
         }
         by_manifest.extend(bytes);
     }
