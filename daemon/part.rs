@@ -251,7 +251,8 @@ pub(crate) struct PartEntry {
 impl PartEntry {
     /// Whether it is a merged part that took in another one.
     fn contains(&self, other: &PartEntry) -> bool {
-        let covers = |[start, end]: [u64; 2], [first, last]: [u64; 2]| start <= first && last <= end;
+        let covers =
+            |[start, end]: [u64; 2], [first, last]: [u64; 2]| start <= first && last <= end;
         self.compacted_from.is_some()
             && match (self.cursor_range, other.cursor_range) {
                 (Some(own), Some(theirs)) => covers(own, theirs),

@@ -422,9 +422,10 @@ impl StateFile {
         self.doubtful = false;
         self.journal_bytes = 0;
         self.snapshot_bytes = bytes.len() as u64;
-        for (old, path) in self.journals()? {
+        // The snapshot is in force from here on, so nothing below may fail the fold: a remnant that cannot be listed or
+        // removed does no harm.
+        for (old, path) in self.journals().unwrap_or_default() {
             if old != self.state.epoch {
-                // A remnant that cannot be removed does no harm.
                 let _ = self.disk.remove(&path);
             }
         }

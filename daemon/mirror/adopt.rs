@@ -150,7 +150,12 @@ impl Adopter {
         }
         let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
         let record = self.record(&file, &held, Cursor::start(file.stat));
-        Ok(Adopted { records: vec![(key, Record { gone: true, superseded: true, ..record })] })
+        Ok(Adopted {
+            records: vec![(
+                key,
+                Record { gone: true, superseded: true, archived: false, ..record },
+            )],
+        })
     }
 
     fn next_generation(
@@ -390,7 +395,13 @@ fn walk(
         };
         if !agrees {
             let (range, bytes) = (part.range, part.bytes);
-            tracing::debug!(from, ?range, bytes, at = walk.cursor.offset, "the source differs from what is stored here");
+            tracing::debug!(
+                from,
+                ?range,
+                bytes,
+                at = walk.cursor.offset,
+                "the source differs from what is stored here"
+            );
             return Ok(None);
         }
         if is_unnamed {

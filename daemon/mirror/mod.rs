@@ -395,7 +395,7 @@ impl Engine {
             record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
         live.excluded = is_excluded(&self.settings, key, record);
         self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
-        if !record.superseded || record.archived {
+        if !record.superseded || (record.archived && !record.gone) {
             self.by_path.insert(record.source.clone(), key.clone());
         }
         self.queue_send(key);

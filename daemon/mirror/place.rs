@@ -488,7 +488,8 @@ impl Engine {
 
     /// Parts in the outbox whose source did not turn up: once all that was found is placed, they are adopted by themselves.
     fn start_orphans(&mut self) {
-        if self.orphans.is_empty() || self.scan_done < self.orphans_scan || !self.nothing_to_place() {
+        if self.orphans.is_empty() || self.scan_done < self.orphans_scan || !self.nothing_to_place()
+        {
             return;
         }
         if self.orphans_started || !self.store_is_open() {

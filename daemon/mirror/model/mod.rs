@@ -353,7 +353,11 @@ fn play(seed: u64, verbose: bool) -> Result<(), String> {
         if verbose && outcome.is_err() {
             for (key, bytes) in play.world.objects() {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
-                println!("{key}: {} bytes {}", bytes.len(), if key.ends_with("meta.json") { &text } else { "" });
+                println!(
+                    "{key}: {} bytes {}",
+                    bytes.len(),
+                    if key.ends_with("meta.json") { &text } else { "" }
+                );
             }
         }
         outcome.map_err(|what| format!("seed {seed}: {what}\n  {}", play.log.join("\n  ")))
