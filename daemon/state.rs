@@ -338,19 +338,20 @@ impl StateFile {
                 _ => Found::Damaged(vec![]),
             },
         };
+        file.sweep_temps()?;
+        // Epochs only grow, so that a remnant is never taken for the journal of a later snapshot: not one whose snapshot was
+        // removed, nor one that a power loss brings back after it was set aside.
+        let journals = file.journals()?;
+        let newest = journals.iter().map(|(epoch, _)| *epoch).max().unwrap_or(0);
+        let newest = newest.max(file.state.epoch);
         let found = match found {
             Found::Damaged(_) => {
                 file.state = State::new(store);
                 Found::Damaged(file.set_aside()?)
             }
-            // A journal without a snapshot: somebody removed `state.json`. Its changes mean nothing without it.
             found => found,
         };
-        file.sweep_temps()?;
-        // Epochs only grow, so that a remnant is never taken for the journal of a later snapshot.
-        let journals = file.journals()?;
-        let newest = journals.iter().map(|(epoch, _)| *epoch).max().unwrap_or(0);
-        file.state.epoch = file.state.epoch.max(newest);
+        file.state.epoch = newest;
         // A start that finds all in order writes nothing.
         if found != Found::Intact || !journals.is_empty() {
             file.fold()?;
