@@ -402,6 +402,12 @@ impl StateFile {
         Ok(())
     }
 
+    /// After a failed commit: makes sure that what it spoke of is not in force, by a snapshot without it. Until then nothing
+    /// may be written over what it may have named.
+    pub(crate) fn resolve(&mut self) -> Result<(), StateError> {
+        if self.doubtful { self.fold() } else { Ok(()) }
+    }
+
     /// Leaves a snapshot and no journal, so that the next start reads one file. Writes nothing when nothing changed.
     pub(crate) fn close(&mut self) -> Result<(), StateError> {
         if self.journal_bytes > 0 || self.doubtful { self.fold() } else { Ok(()) }

@@ -132,8 +132,8 @@ impl Engine {
             }
             let followed = |(key, record): (&SessionKey, &Record)| {
                 let excluded = self.live.get(key).is_some_and(|live| live.excluded);
-                (!record.superseded && !record.stopped && !record.gone && !excluded)
-                    .then(|| key.clone())
+                // One that is gone, too: its file may be back since.
+                (!record.superseded && !record.stopped && !excluded).then(|| key.clone())
             };
             let keys: BTreeSet<SessionKey> =
                 self.state.state().sessions.iter().filter_map(followed).collect();

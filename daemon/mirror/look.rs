@@ -264,6 +264,11 @@ impl Engine {
 
     /// Whether capture may write: the outbox has a limit, and the disk keeps some room for its owner.
     fn has_room(&mut self) -> bool {
+        if let Err(e) = self.state.resolve() {
+            self.state_unwritable(&chain(&e));
+            self.postpone_pass();
+            return false;
+        }
         if self.outbox_bytes >= self.settings.outbox_bytes_max {
             let message = format!(
                 "the outbox holds {} MiB that the store has not taken: sources keep the rest",

@@ -554,11 +554,16 @@ impl Engine {
             }
             Err(e) => {
                 self.sweep_due = true;
-                let hint = "make room, or check the rights of the directory";
-                self.problem("state_unwritable", &path, &chain(&e), Some(hint));
+                self.state_unwritable(&chain(&e));
                 false
             }
         }
+    }
+
+    fn state_unwritable(&mut self, message: &str) {
+        let path = self.settings.state_dir.display().to_string();
+        let hint = "make room, or check the rights of the directory";
+        self.problem("state_unwritable", &path, message, Some(hint));
     }
 
     /// Shows a problem until it is cleared; it is logged when it begins.
