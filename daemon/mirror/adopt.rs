@@ -222,6 +222,10 @@ impl Adopter {
             unnamed.push(self.unnamed_entry(&key, name, *size).await?);
         }
         self.sweep_leftovers(&key, &manifest, &listed).await?;
+        self.tools.outbox.persist(&*self.tools.disk, &key).map_err(|source| {
+            let path = format!("the outbox of {key}");
+            SourceError::Io { path, source }
+        })?;
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
         let mut held = Held {
             key,
