@@ -94,6 +94,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         clock: Arc::new(SystemClock),
         hints,
         blocking: Blocking::Pool,
+        reading: Blocking::worker("capture")?,
     };
     let settings = settings(&config, mode, state_dir);
     if !settings.redact {

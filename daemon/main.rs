@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 const WORKER_THREADS: usize = 2;
 
 /// Threads for file system calls that block. As many as there are captures and sends at a time, and some for the control socket.
-const BLOCKING_THREADS_MAX: usize = 16;
+const BLOCKING_THREADS_MAX: usize = 8;
 
 /// Time that blocked file system calls get to return at the end. One that hangs (a dead network mount) must not keep the
 /// process: what it did is in no state yet, so that nothing depends on it.

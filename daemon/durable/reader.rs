@@ -46,7 +46,7 @@ impl PieceReader {
 }
 
 fn next_piece(blocking: Blocking, mut source: Source) -> Reading {
-    Box::pin(blocking.run(move || {
+    let read = move || {
         source.buffer.resize(PIECE_BYTES, 0);
         let result = loop {
             match source.reader.read(&mut source.buffer) {
@@ -55,7 +55,8 @@ fn next_piece(blocking: Blocking, mut source: Source) -> Reading {
             }
         };
         (source, result)
-    }))
+    };
+    Box::pin(async move { blocking.run(read).await })
 }
 
 impl AsyncRead for PieceReader {
@@ -78,7 +79,7 @@ impl AsyncRead for PieceReader {
                     if let State::Idle { source, .. } =
                         std::mem::replace(&mut this.state, State::Done)
                     {
-                        this.state = State::Reading(next_piece(this.blocking, source));
+                        this.state = State::Reading(next_piece(this.blocking.clone(), source));
                     }
                 }
                 State::Reading(reading) => {

@@ -379,7 +379,7 @@ async fn a_file_is_streamed_in_pieces_and_a_broken_one_says_so() {
     for blocking in [Blocking::Pool, Blocking::Inline] {
         let source = std::io::Cursor::new(bytes.clone());
         let mut read = Vec::new();
-        PieceReader::new(blocking, Box::new(source)).read_to_end(&mut read).await.unwrap();
+        PieceReader::new(blocking.clone(), Box::new(source)).read_to_end(&mut read).await.unwrap();
         assert!(read == bytes);
         let scratch = tempfile::tempdir().unwrap();
         let broken = std::fs::File::open(scratch.path()).unwrap();

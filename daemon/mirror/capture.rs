@@ -22,6 +22,9 @@ pub(crate) const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Sources looked at in one batch, so that the mirror answers commands in between.
 pub(crate) const BATCH_LOOKS_MAX: usize = 512;
 
+/// A buffer that a huge record made larger than this is not kept.
+const REDACTED_BYTES_KEPT: usize = 4 * source::CHUNK_BYTES;
+
 /// What capture works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
@@ -125,6 +128,7 @@ pub(crate) fn capture(tools: &Tools, looks: Vec<Look>) -> Batch {
 struct Written {
     paths: Vec<PathBuf>,
     bytes: u64,
+    redacted: Vec<u8>,
 }
 
 /// An `Err` is a failure to write the outbox; failures to read are part of what was seen.
@@ -200,7 +204,9 @@ fn write_part(
     written: &mut Written,
 ) -> std::io::Result<PendingPart> {
     let mut redactions = Counts::new();
-    let mut bytes = Vec::with_capacity(chunk.bytes.len() + chunk.bytes.len() / 64);
+    // One buffer for a whole batch: memory that is given back and asked for again tears holes that stay in the process.
+    let mut bytes = std::mem::take(&mut written.redacted);
+    bytes.clear();
     tools.redactor.redact(&chunk.context, &chunk.bytes, &mut bytes, &mut redactions);
     let range = [chunk.start, chunk.start + chunk.bytes.len() as u64];
     drop(chunk.bytes); // A record may be large: it and its redacted form are all that is held.
@@ -220,5 +226,8 @@ fn write_part(
     file.flush()?;
     written.bytes += part.bytes;
     written.paths.push(path);
+    if bytes.capacity() <= REDACTED_BYTES_KEPT {
+        written.redacted = bytes;
+    }
     Ok(part)
 }

@@ -256,7 +256,7 @@ impl Engine {
             redactor: self.settings.redactor.clone(),
             outbox: self.outbox.clone(),
         };
-        let blocking = self.tools.blocking.clone();
+        let blocking = self.tools.reading.clone();
         self.jobs.push(Box::pin(async move {
             Done::Captured(blocking.run(move || capture::capture(&tools, looks)).await)
         }));

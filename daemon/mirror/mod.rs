@@ -100,6 +100,8 @@ pub(crate) struct Tools {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) hints: Arc<Hints>,
     pub(crate) blocking: Blocking,
+    /// Where sources are read and redacted.
+    pub(crate) reading: Blocking,
 }
 
 /// What a person decided.

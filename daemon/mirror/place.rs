@@ -357,7 +357,7 @@ impl Engine {
 
     fn start_comparison(&mut self, key: SessionKey, file: NewFile) {
         let Some(record) = self.state.get(&key) else { return };
-        let (files, blocking) = (self.tools.files.clone(), self.tools.blocking.clone());
+        let (files, blocking) = (self.tools.files.clone(), self.tools.reading.clone());
         let cursor = record.cursor.clone();
         self.jobs.push(Box::pin(async move {
             let (path, encoding) = (file.candidate.path.clone(), file.candidate.encoding);
@@ -389,7 +389,7 @@ impl Engine {
                 redactor: self.settings.redactor.clone(),
                 outbox: self.outbox.clone(),
             },
-            blocking: self.tools.blocking.clone(),
+            blocking: self.tools.reading.clone(),
             now: self.now_text(),
         }
     }

@@ -35,7 +35,7 @@ pub(crate) use self::{
 
 /// Most bytes in a chunk, unless one record alone is larger: a part of this size is sent in a few seconds on a slow line, and
 /// several chunks at once stay far below the memory limit.
-pub(crate) const CHUNK_BYTES: usize = 4 << 20;
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
 /// Longest record that is captured whole: a record is held in memory until its end is seen, and the largest ever reported was
 /// 100 MB. A longer one is cut.

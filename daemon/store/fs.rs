@@ -99,7 +99,7 @@ impl Store for FsStore {
     async fn get(&self, key: &str) -> Result<Object, StoreError> {
         check_key("get", key)?;
         let reader = self.run("get", key, Files::open).await?;
-        Ok(Object { reader: Box::pin(PieceReader::new(self.blocking, reader)) })
+        Ok(Object { reader: Box::pin(PieceReader::new(self.blocking.clone(), reader)) })
     }
 
     async fn persist(&self, key: &str) -> Result<(), StoreError> {

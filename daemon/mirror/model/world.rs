@@ -204,6 +204,7 @@ impl World {
             clock: self.clock.clone(),
             hints: self.hints.clone(),
             blocking: Blocking::Inline,
+            reading: Blocking::Inline,
         }
     }
 
