@@ -23,6 +23,8 @@ pub(super) struct Waiter {
     scan: u64,
     /// Sessions that are to be looked at; `None` until that scan is done.
     unlooked: Option<BTreeSet<SessionKey>>,
+    /// Of these a look was under way already, which may have passed what was there at the call.
+    stale: BTreeSet<SessionKey>,
     /// One session, or all.
     only: Option<SessionKey>,
     /// Parts below these numbers are to be stored and named.
@@ -65,15 +67,18 @@ impl Engine {
     /// Looks everywhere and at everything, at once.
     pub(super) fn flush_all(&mut self, reply: Option<oneshot::Sender<Answer<Flushed>>>) {
         self.scan_at = Instant::now();
+        self.held.clear(); // Somebody may have mended what held them back.
         self.wait_for(None, reply.map_or(Reply::Nobody, Reply::Flushed));
     }
 
     fn wait_for(&mut self, only: Option<SessionKey>, reply: Reply) {
         let unlooked = only.clone().map(|key| BTreeSet::from([key]));
+        let stale = unlooked.iter().flatten().filter(|key| self.is_looking(key)).cloned().collect();
         self.waiters.push(Waiter {
             // A scan that is under way may have passed the newest file already.
             scan: if only.is_some() { 0 } else { self.scans + 1 },
             unlooked,
+            stale,
             only,
             targets: BTreeMap::new(),
             parts_before: self.summary.parts,
@@ -88,10 +93,24 @@ impl Engine {
     /// A session was looked at to its end, or cannot be looked at.
     pub(super) fn note_looked(&mut self, key: &SessionKey) {
         for waiter in &mut self.waiters {
-            if let Some(unlooked) = &mut waiter.unlooked {
+            if let Some(unlooked) = &mut waiter.unlooked
+                && !waiter.stale.remove(key)
+            {
                 unlooked.remove(key);
             }
         }
+    }
+
+    /// Nobody waits for a look at a session that is not looked at any more.
+    fn note_unwatched(&mut self, key: &SessionKey) {
+        for waiter in &mut self.waiters {
+            waiter.stale.remove(key);
+            waiter.unlooked.iter_mut().for_each(|keys| drop(keys.remove(key)));
+        }
+    }
+
+    fn is_looking(&self, key: &SessionKey) -> bool {
+        self.live.get(key).is_some_and(|live| live.looking)
     }
 
     /// A generation ended: who waits for the session waits for the next one.
@@ -108,19 +127,17 @@ impl Engine {
 
     /// Answers whoever waits for something that is now so.
     pub(super) fn answer_waiters(&mut self) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let mut waiters = std::mem::take(&mut self.waiters);
         let mut waiting = Vec::new();
-        for mut waiter in waiters.drain(..) {
-            if self.is_answered(&mut waiter) {
-                self.reply(waiter);
-            } else {
-                waiting.push(waiter);
+        // An answer may begin another wait (the end of a stop), which may be over at once: nothing else would wake the loop.
+        while !self.waiters.is_empty() {
+            for mut waiter in std::mem::take(&mut self.waiters) {
+                if self.is_answered(&mut waiter) {
+                    self.reply(waiter);
+                } else {
+                    waiting.push(waiter);
+                }
             }
         }
-        waiting.append(&mut self.waiters);
         self.waiters = waiting;
     }
 
@@ -138,8 +155,8 @@ impl Engine {
             let keys: BTreeSet<SessionKey> =
                 self.state.state().sessions.iter().filter_map(followed).collect();
             keys.iter().for_each(|key| self.mark_dirty(key));
+            waiter.stale = keys.iter().filter(|key| self.is_looking(key)).cloned().collect();
             waiter.unlooked = Some(keys);
-            return false;
         }
         if waiter.unlooked.as_ref().is_some_and(|keys| !keys.is_empty()) {
             return false;
@@ -157,7 +174,34 @@ impl Engine {
                 .map(|(key, record)| (key.clone(), record.next_seq))
                 .collect();
         }
-        waiter.targets.iter().all(|(key, target)| self.is_safe(key, *target))
+        // A flush does not wait for a person to mend a manifest: it fails, and says which.
+        let flush = matches!(waiter.reply, Reply::Flushed(_));
+        waiter.targets.iter().all(|(key, target)| {
+            self.is_safe(key, *target) || flush && self.held_back(key).is_some()
+        })
+    }
+
+    /// What holds a session's parts back, if something does that time does not mend.
+    fn held_back(&self, key: &SessionKey) -> Option<&str> {
+        let live = self.live.get(key).filter(|live| live.held_until.is_some())?;
+        live.problem.as_ref().map(|problem| problem.message.as_str())
+    }
+
+    /// Why a flush was not one.
+    fn unflushed(&self, waiter: &Waiter) -> Option<ErrorBody> {
+        let sent = waiter.targets.iter().find_map(|(key, target)| {
+            let why = self.held_back(key).filter(|_| !self.is_safe(key, *target))?;
+            Some(format!("{key}: {why}"))
+        });
+        let unadopted = self.problems.iter().filter(|_| waiter.only.is_none());
+        let message = sent.or_else(|| {
+            unadopted
+                .filter(|((code, _), _)| *code == "manifest_invalid")
+                .map(|((_, object), problem)| format!("{object}: {}", problem.message))
+                .next()
+        })?;
+        let hint = Some("mend or remove the object; everything else is stored".to_owned());
+        Some(ErrorBody { code: ErrorCode::Store, message, hint })
     }
 
     /// Whether all parts below a number are stored and named, and the manifest says what the record says.
@@ -169,9 +213,13 @@ impl Engine {
     }
 
     fn reply(&mut self, waiter: Waiter) {
+        let failure = self.unflushed(&waiter);
         match waiter.reply {
             Reply::Nobody => {}
             Reply::Flushed(reply) => {
+                if let Some(error) = failure {
+                    return drop(reply.send(Err(error)));
+                }
                 let flushed = Flushed {
                     sessions: waiter.targets.len() as u64,
                     parts: self.summary.parts - waiter.parts_before,
@@ -200,7 +248,7 @@ impl Engine {
                 self.mark_dirty(&key);
                 self.wait_for(Some(key.clone()), Reply::Stopped(reply));
                 if done || self.live.get(&key).is_some_and(|l| l.excluded) {
-                    self.note_looked(&key);
+                    self.note_unwatched(&key);
                 }
             }
             Err(error) => drop(reply.send(Err(error))),
@@ -220,7 +268,7 @@ impl Engine {
             info!(session = %key, "stopped");
             self.dirty.remove(&key);
             self.wait_for(Some(key.clone()), Reply::Stopped(reply));
-            self.note_looked(&key);
+            self.note_unwatched(&key);
         } else {
             drop(reply.send(Err(error(ErrorCode::Internal, "the state cannot be written now"))));
         }

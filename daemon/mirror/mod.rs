@@ -242,6 +242,8 @@ pub(crate) struct Engine {
     excluded: HashSet<PathBuf>,
     unplaced: Vec<find::NewFile>,
     placing: HashSet<PathBuf>,
+    /// Their manifests cannot be used; until then nothing is known of them.
+    held: HashMap<PathBuf, Instant>,
     /// Nothing is placed before this: the state could not be written.
     place_at: Option<Instant>,
     adoptions: VecDeque<(SessionKey, find::NewFile)>,
@@ -335,6 +337,7 @@ impl Engine {
             excluded: HashSet::new(),
             unplaced: Vec::new(),
             placing: HashSet::new(),
+            held: HashMap::new(),
             place_at: None,
             adoptions: VecDeque::new(),
             adoptions_running: 0,
@@ -454,10 +457,11 @@ impl Engine {
             self.start_scan();
             self.place_all();
         }
+        // Before work is started: an answer may ask for more of it, and nothing else would wake the loop for that.
+        self.answer_waiters();
         self.fire_timers();
         self.start_capture();
         self.start_sends();
-        self.answer_waiters();
         self.drain_step();
         if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
             let read = self.dirty.is_empty() && self.pass.is_empty() && !self.capturing;
