@@ -55,6 +55,12 @@ impl Outbox {
         self.dir.join(key.harness()).join(key.id())
     }
 
+    /// Makes renames out of a session's folder durable, as far as they depend on this side.
+    pub(crate) fn persist(&self, disk: &dyn Disk, key: &SessionKey) -> io::Result<()> {
+        let folder = self.folder(key);
+        if disk.is_dir(&folder)? { disk.sync(&[folder]) } else { Ok(()) }
+    }
+
     /// Everything that lies here and is of the outbox's form, sorted by session and range.
     pub(crate) fn waiting(&self, disk: &dyn Disk) -> io::Result<Vec<Waiting>> {
         let mut all: Vec<Waiting> = disk

@@ -1,8 +1,8 @@
 //! What survives a restart: a cursor and the pending parts of each session, in a JSON snapshot and a journal beside it.
 //!
 //! The snapshot (`state.json`) is replaced as a whole; between two snapshots every [`Change`] is appended to
-//! `journal-<epoch>.jsonl` and synced, so that a commit costs what changed. The snapshot names the epoch of its journal: a
-//! journal of another epoch is a remnant and is removed. Live state and replayed state go through the same [`State::apply`].
+//! `journal-<epoch>.jsonl` and synced, so that a commit costs what changed. The snapshot names the epoch of its journal, which
+//! is always there, if empty: a journal of another epoch is a remnant and is removed, a missing one is damage. Live state and replayed state go through the same [`State::apply`].
 //! Knows nothing of how sessions are found, read or sent.
 
 use std::collections::BTreeMap;
@@ -353,7 +353,7 @@ impl StateFile {
         };
         file.state.epoch = newest;
         // A start that finds all in order writes nothing.
-        if found != Found::Intact || !journals.is_empty() {
+        if found != Found::Intact || journals.len() > 1 || file.journal_bytes > 0 {
             file.fold()?;
         }
         Ok((file, found))
@@ -417,6 +417,12 @@ impl StateFile {
     pub(crate) fn fold(&mut self) -> Result<(), StateError> {
         let snapshot = self.dir.join("state.json");
         self.state.epoch += 1;
+        // The journal is there before the snapshot that names it, so that one that is missing later was lost.
+        let journal = self.journal(self.state.epoch);
+        if let Err(source) = self.disk.replace(&journal, b"") {
+            self.doubtful = true;
+            return Err(StateError::Io { operation: "write", path: journal, source });
+        }
         let mut bytes = serde_json::to_vec(&self.state).expect("the state has string keys only");
         bytes.push(b'\n');
         // Killed before the replacement: the old snapshot and its journal hold all. Killed after it: the old journal is a
@@ -482,9 +488,11 @@ impl StateFile {
         let journal = self.journal(self.state.epoch);
         let bytes = match self.disk.read(&journal) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+            // Changes are missing, and nobody knows which.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(source) => return Err(StateError::Io { operation: "read", path: journal, source }),
         };
+        self.journal_bytes = bytes.len() as u64;
         for line in bytes.split_inclusive(|b| *b == b'\n') {
             // Only the end of the last append can be missing after a kill. Whatever else is broken may have been a change
             // that something depends on.

@@ -208,7 +208,13 @@ impl Adopter {
     /// Reads what the store has of a generation and puts the outbox's parts behind it.
     async fn held(&self, key: SessionKey, waiting: Vec<Waiting>) -> Result<Held, AdoptError> {
         let store = &*self.store;
-        let manifest = manifest::read(store, &key).await?.unwrap_or_else(|| Manifest::new(&key));
+        let manifest = match manifest::read(store, &key).await? {
+            Some(manifest) => {
+                store.persist(&key.manifest_key()).await?;
+                manifest
+            }
+            None => Manifest::new(&key),
+        };
         let listed = manifest::list_parts(store, &key).await?;
         let order = manifest::replay_order(&manifest, &listed);
         let mut unnamed = Vec::new();
@@ -216,6 +222,10 @@ impl Adopter {
             unnamed.push(self.unnamed_entry(&key, name, *size).await?);
         }
         self.sweep_leftovers(&key, &manifest, &listed).await?;
+        self.tools.outbox.persist(&*self.tools.disk, &key).map_err(|source| {
+            let path = format!("the outbox of {key}");
+            SourceError::Io { path, source }
+        })?;
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
         let mut held = Held {
             key,
@@ -236,6 +246,7 @@ impl Adopter {
         size: u64,
     ) -> Result<PartEntry, AdoptError> {
         let object = key.part_key(name);
+        self.store.persist(&object).await?;
         let mut reader = self.store.get(&object).await?.reader;
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 64 * 1024];
@@ -293,6 +304,11 @@ impl Adopter {
         let stored: Vec<PartName> =
             held.manifest.parts.iter().chain(&held.unnamed).map(PartEntry::name).collect();
         let mut end = if held.unnamed.is_empty() { held.manifest.end() } else { None };
+        let mut taken = Vec::new();
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| SourceError::Io { path, source }
+        };
         for one in waiting {
             if stored.contains(&one.name) || one.name.seq < held.next_seq {
                 continue;
@@ -303,10 +319,7 @@ impl Adopter {
             if !follows {
                 continue;
             }
-            let bytes = self.tools.disk.read(&one.path).map_err(|source| SourceError::Io {
-                path: one.path.display().to_string(),
-                source,
-            })?;
+            let bytes = self.tools.disk.read(&one.path).map_err(failed(&one.path))?;
             let sha256 = hex(&Sha256::digest(&bytes));
             if !sha256.starts_with(&one.name.uuid) {
                 continue; // Torn by a power loss before it was committed.
@@ -323,6 +336,11 @@ impl Adopter {
                 captured_at: self.now.clone(),
                 stored_at: None,
             });
+            taken.push(one.path);
+        }
+        // Whoever wrote them may have died before they were durable.
+        if let Some(first) = taken.first() {
+            self.tools.disk.sync(&taken).map_err(failed(first))?;
         }
         Ok(())
     }

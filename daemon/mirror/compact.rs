@@ -172,6 +172,9 @@ pub(crate) async fn swap(
             return Err(Failure::Damaged { key: key.manifest_key(), what });
         }
     }
+    // A former process may have put both and died before they were durable; inputs are deleted for good.
+    store.persist(&key.part_key(&merged.name())).await?;
+    store.persist(&key.manifest_key()).await?;
     for input in compaction.inputs.iter().filter(|name| **name != merged.name()) {
         store.delete(&key.part_key(input)).await?;
     }

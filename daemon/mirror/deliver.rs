@@ -342,7 +342,11 @@ impl Engine {
         }
     }
 
-    fn planned(&mut self, key: SessionKey, plan: Plan) {
+    fn planned(&mut self, key: SessionKey, mut plan: Plan) {
+        // A part that the state still holds for pending may be named already, by a send whose commit failed. It stays as it is
+        // until the state knows: else the next send would look for it in vain.
+        let settled = self.state.get(&key).and_then(|r| r.pending.first()).map(|part| part.seq);
+        plan.inputs.retain(|part| settled.is_none_or(|seq| part.seq < seq));
         let Some(run) = self.compactions.get_mut(&key) else { return };
         run.parts_before = plan.parts_before as u64;
         if plan.inputs.len() < 2 || self.phase == Phase::Stopping {

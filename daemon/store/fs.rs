@@ -102,6 +102,11 @@ impl Store for FsStore {
         Ok(Object { reader: Box::pin(PieceReader::new(self.blocking, reader)) })
     }
 
+    async fn persist(&self, key: &str) -> Result<(), StoreError> {
+        check_key("sync", key)?;
+        self.run("sync", key, |files, path| files.disk.sync(&[path.to_owned()])).await
+    }
+
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
         check_key("size", key)?;
         self.run("size", key, |files, path| {

@@ -131,6 +131,10 @@ impl<S: Store> Store for Retry<S> {
         self.again("get", |_| self.inner.get(key)).await
     }
 
+    async fn persist(&self, key: &str) -> Result<(), StoreError> {
+        self.again("sync", |_| self.inner.persist(key)).await
+    }
+
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
         self.again("size", |_| self.inner.size(key)).await
     }
