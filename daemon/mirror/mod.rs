@@ -14,8 +14,10 @@ pub(crate) mod handle;
 mod look;
 mod manifest;
 mod place;
+mod problems;
 mod replay;
 mod send;
+mod wait;
 
 #[cfg(test)]
 mod model;
@@ -279,7 +281,7 @@ pub(crate) struct Engine {
     outbox_bytes: u64,
     compactions: HashMap<SessionKey, deliver::Running>,
 
-    waiters: Vec<answer::Waiter>,
+    waiters: Vec<wait::Waiter>,
     problems: BTreeMap<ProblemKey, Problem>,
     progress_at: Instant,
     summary: Summary,
@@ -568,50 +570,6 @@ impl Engine {
         let path = self.settings.state_dir.display().to_string();
         let hint = "make room, or check the rights of the directory";
         self.problem("state_unwritable", &path, message, Some(hint));
-    }
-
-    /// Shows a problem until it is cleared; it is logged when it begins.
-    fn problem(&mut self, code: &'static str, object: &str, message: &str, hint: Option<&str>) {
-        let key = (code, object.to_owned());
-        if let Some(known) = self.problems.get_mut(&key) {
-            message.clone_into(&mut known.message);
-            return;
-        }
-        warn!(code, object, message, "problem");
-        let problem = self.new_problem(code, message, hint);
-        self.problems.insert(key, problem);
-    }
-
-    fn new_problem(&self, code: &str, message: &str, hint: Option<&str>) -> Problem {
-        Problem {
-            code: code.to_owned(),
-            message: message.to_owned(),
-            hint: hint.map(str::to_owned),
-            since: self.tools.clock.now().to_string(),
-        }
-    }
-
-    fn clear_problem(&mut self, code: &'static str, object: &str) {
-        if self.problems.remove(&(code, object.to_owned())).is_some() {
-            info!(code, object, "problem gone");
-        }
-    }
-
-    fn session_problem(&mut self, key: &SessionKey, code: &str, message: &str, hint: Option<&str>) {
-        let problem = self.new_problem(code, message, hint);
-        let live = self.live.entry(key.clone()).or_default();
-        if live.problem.as_ref().is_none_or(|p| p.code != problem.code) {
-            warn!(session = %key, code, message, "problem");
-            live.problem = Some(problem);
-        }
-    }
-
-    fn clear_session_problem(&mut self, key: &SessionKey) {
-        if let Some(live) = self.live.get_mut(key)
-            && live.problem.take().is_some()
-        {
-            info!(session = %key, "problem gone");
-        }
     }
 
     fn live(&mut self, key: &SessionKey) -> &mut Live {
