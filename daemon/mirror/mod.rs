@@ -301,24 +301,18 @@ impl Engine {
         let store = tools.store.identity().to_owned();
         let (state, found) = StateFile::open(tools.disk.clone(), &settings.state_dir, &store)?;
         let outbox = Outbox::new(&settings.state_dir);
-        let mut orphans = Vec::new();
-        match &found {
-            Found::Intact => {
-                if let Err(e) = outbox.sweep(&*tools.disk, state.state()) {
-                    warn!(error = %e, "cannot sweep the outbox");
-                }
-            }
-            Found::Fresh | Found::Damaged(_) => {
-                // Read errors here would hide parts that wait, so they end the start.
-                orphans = outbox.waiting(&*tools.disk).map_err(|source| {
-                    crate::state::StateError::Io {
-                        operation: "list",
-                        path: settings.state_dir.join("outbox"),
-                        source,
-                    }
-                })?;
-            }
+        if found == Found::Intact
+            && let Err(e) = outbox.sweep(&*tools.disk, state.state())
+        {
+            warn!(error = %e, "cannot sweep the outbox");
         }
+        // Also of an intact state: the one before it may have been lost and its parts not been adopted yet. Read errors here
+        // would hide parts that wait, so they end the start.
+        let mut orphans = outbox.waiting(&*tools.disk).map_err(|source| {
+            let path = settings.state_dir.join("outbox");
+            crate::state::StateError::Io { operation: "list", path, source }
+        })?;
+        orphans.retain(|waiting| state.get(&waiting.key).is_none());
         if let Found::Damaged(aside) = &found {
             error!(?aside, "the state was damaged: set aside, rebuilding from the store");
         }
