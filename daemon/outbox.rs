@@ -87,11 +87,13 @@ impl Outbox {
     }
 
     /// Removes every file that an intact state does not name as pending: remnants of captures that were never committed,
-    /// parts that are known to be stored, unfinished merges. What is removed is captured again, or stored already.
+    /// parts that are known to be stored, unfinished merges. What is removed is captured again, or stored already. A session is
+    /// committed before anything of it is captured: parts of one that the state does not know are from a state that was lost
+    /// and wait to be adopted, so they stay.
     pub(crate) fn sweep(&self, disk: &dyn Disk, state: &State) -> io::Result<()> {
         for (path, bytes) in disk.list(&self.dir)? {
             let pending = self.parse(path.clone(), bytes).is_some_and(|waiting| {
-                state.sessions.get(&waiting.key).is_some_and(|record| {
+                state.sessions.get(&waiting.key).is_none_or(|record| {
                     record.pending.iter().any(|part| {
                         part.stored_at.is_none()
                             && part.name() == waiting.name

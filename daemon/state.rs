@@ -5,6 +5,8 @@
 //! is always there, if empty: a journal of another epoch is a remnant and is removed, a missing one is damage. Live state and replayed state go through the same [`State::apply`].
 //! Knows nothing of how sessions are found, read or sent.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::error::StateError;
 use crate::durable::Disk;
 use crate::part::{PartEntry, PartName, SessionKey};
 use crate::redact::Counts;
@@ -264,30 +267,6 @@ pub(crate) enum Found {
     Fresh,
     /// It was damaged and is set aside under the names given; sessions are rebuilt from the store.
     Damaged(Vec<PathBuf>),
-}
-
-/// Why the state cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StateError {
-    /// Written by a newer program.
-    #[error("{path} has version {found}, this program knows {VERSION}")]
-    UnknownVersion {
-        /// The file.
-        path: PathBuf,
-        /// What it says.
-        found: u64,
-    },
-    /// The operating system refuses.
-    #[error("cannot {operation} {path}")]
-    Io {
-        /// `read`, `write`, `set aside`.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// The state and its files. One task owns it.

@@ -1,6 +1,6 @@
-//! What the mirror answers: status, lists, replays, and waits that end when all that was there is safe.
+//! What the mirror answers, and how it ends: status, lists, replays, stops and starts; the drain and its summary.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -8,36 +8,14 @@ use tracing::{info, warn};
 
 use super::handle::{Answer, Command, Replay};
 use super::replay::{PIECES_MAX, replay};
+use super::wait::Reply;
 use super::{DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_STALL, Summary};
 use crate::api::{
-    self, ErrorBody, ErrorCode, Flushed, PROTOCOL, Pending, Phase, Session, SessionCounts,
-    SessionList, SessionState, Status,
+    self, ErrorBody, ErrorCode, PROTOCOL, Pending, Phase, Session, SessionCounts, SessionList,
+    SessionState, Status,
 };
 use crate::part::{SessionKey, printable};
 use crate::state::{Change, Record};
-
-/// Somebody who waits until sessions are safe.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    /// A scan that began after the call has to end first.
-    scan: u64,
-    /// Sessions that are to be looked at; `None` until that scan is done.
-    unlooked: Option<BTreeSet<SessionKey>>,
-    /// One session, or all.
-    only: Option<SessionKey>,
-    /// Parts below these numbers are to be stored and named.
-    targets: BTreeMap<SessionKey, u32>,
-    parts_before: u64,
-    bytes_before: u64,
-    reply: Reply,
-}
-
-#[derive(Debug)]
-enum Reply {
-    Nobody,
-    Flushed(oneshot::Sender<Answer<Flushed>>),
-    Stopped(oneshot::Sender<Answer<Session>>),
-}
 
 impl Engine {
     pub(super) fn command(&mut self, command: Command) {
@@ -62,137 +40,6 @@ impl Engine {
         }
     }
 
-    /// Looks everywhere and at everything, at once.
-    pub(super) fn flush_all(&mut self, reply: Option<oneshot::Sender<Answer<Flushed>>>) {
-        self.scan_at = Instant::now();
-        self.wait_for(None, reply.map_or(Reply::Nobody, Reply::Flushed));
-    }
-
-    fn wait_for(&mut self, only: Option<SessionKey>, reply: Reply) {
-        let unlooked = only.clone().map(|key| BTreeSet::from([key]));
-        self.waiters.push(Waiter {
-            // A scan that is under way may have passed the newest file already.
-            scan: if only.is_some() { 0 } else { self.scans + 1 },
-            unlooked,
-            only,
-            targets: BTreeMap::new(),
-            parts_before: self.summary.parts,
-            bytes_before: self.summary.bytes,
-            reply,
-        });
-        self.tick_at = self.tick_at.map(|_| Instant::now());
-        let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
-        keys.iter().for_each(|key| self.queue_send(key));
-    }
-
-    /// A session was looked at to its end, or cannot be looked at.
-    pub(super) fn note_looked(&mut self, key: &SessionKey) {
-        for waiter in &mut self.waiters {
-            if let Some(unlooked) = &mut waiter.unlooked {
-                unlooked.remove(key);
-            }
-        }
-    }
-
-    /// A generation ended: who waits for the session waits for the next one.
-    pub(super) fn note_superseded(&mut self, key: &SessionKey) {
-        let next = self.newest(key).map(|(next, _)| next.clone());
-        for waiter in &mut self.waiters {
-            if let Some(unlooked) = &mut waiter.unlooked
-                && unlooked.remove(key)
-            {
-                unlooked.extend(next.clone().filter(|next| next != key));
-            }
-        }
-    }
-
-    /// Answers whoever waits for something that is now so.
-    pub(super) fn answer_waiters(&mut self) {
-        if self.waiters.is_empty() {
-            return;
-        }
-        let mut waiters = std::mem::take(&mut self.waiters);
-        let mut waiting = Vec::new();
-        for mut waiter in waiters.drain(..) {
-            if self.is_answered(&mut waiter) {
-                self.reply(waiter);
-            } else {
-                waiting.push(waiter);
-            }
-        }
-        waiting.append(&mut self.waiters);
-        self.waiters = waiting;
-    }
-
-    fn is_answered(&mut self, waiter: &mut Waiter) -> bool {
-        if waiter.unlooked.is_none() {
-            let scanned = self.scan_done >= waiter.scan && self.nothing_to_place();
-            if !scanned {
-                return false;
-            }
-            let followed = |(key, record): (&SessionKey, &Record)| {
-                let excluded = self.live.get(key).is_some_and(|live| live.excluded);
-                // One that is gone, too: its file may be back since.
-                (!record.superseded && !record.stopped && !excluded).then(|| key.clone())
-            };
-            let keys: BTreeSet<SessionKey> =
-                self.state.state().sessions.iter().filter_map(followed).collect();
-            keys.iter().for_each(|key| self.mark_dirty(key));
-            waiter.unlooked = Some(keys);
-            return false;
-        }
-        if waiter.unlooked.as_ref().is_some_and(|keys| !keys.is_empty()) {
-            return false;
-        }
-        if waiter.targets.is_empty() {
-            let wanted = |key: &SessionKey| {
-                waiter
-                    .only
-                    .as_ref()
-                    .is_none_or(|only| only.harness() == key.harness() && only.base() == key.base())
-            };
-            let sessions = self.state.state().sessions.iter();
-            waiter.targets = sessions
-                .filter(|(key, _)| wanted(key))
-                .map(|(key, record)| (key.clone(), record.next_seq))
-                .collect();
-        }
-        waiter.targets.iter().all(|(key, target)| self.is_safe(key, *target))
-    }
-
-    /// Whether all parts below a number are stored and named, and the manifest says what the record says.
-    fn is_safe(&self, key: &SessionKey, below: u32) -> bool {
-        self.state.get(key).is_none_or(|record| {
-            let due = record.manifest_due && record.totals.parts > 0;
-            !due && !record.pending.iter().any(|part| part.seq < below)
-        })
-    }
-
-    fn reply(&mut self, waiter: Waiter) {
-        match waiter.reply {
-            Reply::Nobody => {}
-            Reply::Flushed(reply) => {
-                let flushed = Flushed {
-                    sessions: waiter.targets.len() as u64,
-                    parts: self.summary.parts - waiter.parts_before,
-                    bytes: self.summary.bytes - waiter.bytes_before,
-                };
-                drop(reply.send(Ok(flushed)));
-            }
-            Reply::Stopped(reply) => {
-                let Some(key) = waiter.only else { return };
-                match self.state.get(&key) {
-                    Some(record) if record.stopped => {
-                        drop(reply.send(Ok(self.session(&key, record))));
-                    }
-                    // The last flush is done: now it is ended, and the manifest has to say so too.
-                    Some(record) => self.end_stopped(key.clone(), record.clone(), reply),
-                    None => drop(reply.send(Err(no_such(key.id())))),
-                }
-            }
-        }
-    }
-
     fn stop(&mut self, id: &str, reply: oneshot::Sender<Answer<Session>>) {
         match self.current(id) {
             Ok(key) => {
@@ -200,14 +47,14 @@ impl Engine {
                 self.mark_dirty(&key);
                 self.wait_for(Some(key.clone()), Reply::Stopped(reply));
                 if done || self.live.get(&key).is_some_and(|l| l.excluded) {
-                    self.note_looked(&key);
+                    self.note_unwatched(&key);
                 }
             }
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    fn end_stopped(
+    pub(super) fn end_stopped(
         &mut self,
         key: SessionKey,
         mut record: Record,
@@ -220,7 +67,7 @@ impl Engine {
             info!(session = %key, "stopped");
             self.dirty.remove(&key);
             self.wait_for(Some(key.clone()), Reply::Stopped(reply));
-            self.note_looked(&key);
+            self.note_unwatched(&key);
         } else {
             drop(reply.send(Err(error(ErrorCode::Internal, "the state cannot be written now"))));
         }
@@ -385,7 +232,7 @@ impl Engine {
         SessionList { sessions }
     }
 
-    fn session(&self, key: &SessionKey, record: &Record) -> Session {
+    pub(super) fn session(&self, key: &SessionKey, record: &Record) -> Session {
         let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
         let stored: Vec<_> = record.pending.iter().filter(|p| p.stored_at.is_some()).collect();
         let mut redactions = record.totals.redactions.clone();
@@ -561,7 +408,7 @@ fn is_short_for(typed: &str, key: &SessionKey) -> bool {
     short(id) || (!typed.contains('~') && short(key.base()))
 }
 
-fn no_such(typed: &str) -> ErrorBody {
+pub(super) fn no_such(typed: &str) -> ErrorBody {
     ErrorBody {
         code: ErrorCode::NoSuchSession,
         message: format!("no session matches {:?}", printable(typed)),

@@ -272,7 +272,9 @@ impl Engine {
         self.store_failures += 1;
         self.hold_store_retry();
         let hint = "nothing is lost: parts wait in the outbox and are sent when the store answers";
-        self.problem("store_unavailable", "", message, Some(hint));
+        // The object alone does not tell a person which disk or server to look at.
+        let message = format!("{}: {message}", self.settings.store_url);
+        self.problem("store_unavailable", "", &message, Some(hint));
     }
 
     pub(super) fn hold_store_retry(&mut self) {

@@ -14,8 +14,10 @@ pub(crate) mod handle;
 mod look;
 mod manifest;
 mod place;
+mod problems;
 mod replay;
 mod send;
+mod wait;
 
 #[cfg(test)]
 mod model;
@@ -244,6 +246,8 @@ pub(crate) struct Engine {
     excluded: HashSet<PathBuf>,
     unplaced: Vec<find::NewFile>,
     placing: HashSet<PathBuf>,
+    /// Their manifests cannot be used; until then nothing is known of them.
+    held: HashMap<PathBuf, Instant>,
     /// Nothing is placed before this: the state could not be written.
     place_at: Option<Instant>,
     adoptions: VecDeque<(SessionKey, find::NewFile)>,
@@ -279,7 +283,7 @@ pub(crate) struct Engine {
     outbox_bytes: u64,
     compactions: HashMap<SessionKey, deliver::Running>,
 
-    waiters: Vec<answer::Waiter>,
+    waiters: Vec<wait::Waiter>,
     problems: BTreeMap<ProblemKey, Problem>,
     progress_at: Instant,
     summary: Summary,
@@ -299,24 +303,18 @@ impl Engine {
         let store = tools.store.identity().to_owned();
         let (state, found) = StateFile::open(tools.disk.clone(), &settings.state_dir, &store)?;
         let outbox = Outbox::new(&settings.state_dir);
-        let mut orphans = Vec::new();
-        match &found {
-            Found::Intact => {
-                if let Err(e) = outbox.sweep(&*tools.disk, state.state()) {
-                    warn!(error = %e, "cannot sweep the outbox");
-                }
-            }
-            Found::Fresh | Found::Damaged(_) => {
-                // Read errors here would hide parts that wait, so they end the start.
-                orphans = outbox.waiting(&*tools.disk).map_err(|source| {
-                    crate::state::StateError::Io {
-                        operation: "list",
-                        path: settings.state_dir.join("outbox"),
-                        source,
-                    }
-                })?;
-            }
+        if found == Found::Intact
+            && let Err(e) = outbox.sweep(&*tools.disk, state.state())
+        {
+            warn!(error = %e, "cannot sweep the outbox");
         }
+        // Also of an intact state: the one before it may have been lost and its parts not been adopted yet. Read errors here
+        // would hide parts that wait, so they end the start.
+        let mut orphans = outbox.waiting(&*tools.disk).map_err(|source| {
+            let path = settings.state_dir.join("outbox");
+            crate::state::StateError::Io { operation: "list", path, source }
+        })?;
+        orphans.retain(|waiting| state.get(&waiting.key).is_none());
         if let Found::Damaged(aside) = &found {
             error!(?aside, "the state was damaged: set aside, rebuilding from the store");
         }
@@ -337,6 +335,7 @@ impl Engine {
             excluded: HashSet::new(),
             unplaced: Vec::new(),
             placing: HashSet::new(),
+            held: HashMap::new(),
             place_at: None,
             adoptions: VecDeque::new(),
             adoptions_running: 0,
@@ -456,10 +455,11 @@ impl Engine {
             self.start_scan();
             self.place_all();
         }
+        // Before work is started: an answer may ask for more of it, and nothing else would wake the loop for that.
+        self.answer_waiters();
         self.fire_timers();
         self.start_capture();
         self.start_sends();
-        self.answer_waiters();
         self.drain_step();
         if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
             let read = self.dirty.is_empty() && self.pass.is_empty() && !self.capturing;
@@ -566,50 +566,6 @@ impl Engine {
         let path = self.settings.state_dir.display().to_string();
         let hint = "make room, or check the rights of the directory";
         self.problem("state_unwritable", &path, message, Some(hint));
-    }
-
-    /// Shows a problem until it is cleared; it is logged when it begins.
-    fn problem(&mut self, code: &'static str, object: &str, message: &str, hint: Option<&str>) {
-        let key = (code, object.to_owned());
-        if let Some(known) = self.problems.get_mut(&key) {
-            message.clone_into(&mut known.message);
-            return;
-        }
-        warn!(code, object, message, "problem");
-        let problem = self.new_problem(code, message, hint);
-        self.problems.insert(key, problem);
-    }
-
-    fn new_problem(&self, code: &str, message: &str, hint: Option<&str>) -> Problem {
-        Problem {
-            code: code.to_owned(),
-            message: message.to_owned(),
-            hint: hint.map(str::to_owned),
-            since: self.tools.clock.now().to_string(),
-        }
-    }
-
-    fn clear_problem(&mut self, code: &'static str, object: &str) {
-        if self.problems.remove(&(code, object.to_owned())).is_some() {
-            info!(code, object, "problem gone");
-        }
-    }
-
-    fn session_problem(&mut self, key: &SessionKey, code: &str, message: &str, hint: Option<&str>) {
-        let problem = self.new_problem(code, message, hint);
-        let live = self.live.entry(key.clone()).or_default();
-        if live.problem.as_ref().is_none_or(|p| p.code != problem.code) {
-            warn!(session = %key, code, message, "problem");
-            live.problem = Some(problem);
-        }
-    }
-
-    fn clear_session_problem(&mut self, key: &SessionKey) {
-        if let Some(live) = self.live.get_mut(key)
-            && live.problem.take().is_some()
-        {
-            info!(session = %key, "problem gone");
-        }
     }
 
     fn live(&mut self, key: &SessionKey) -> &mut Live {

@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::adopt::{AdoptError, Adopted, Adopter};
 use super::find::NewFile;
-use super::{DISK_RETRY, Done, Engine, chain};
+use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::config::Decision;
 use crate::mirror::capture;
 use crate::mirror::manifest::Failure;
@@ -50,7 +50,8 @@ impl Engine {
     /// A candidate that no record names.
     pub(super) fn found_new(&mut self, file: NewFile) {
         let path = &file.candidate.path;
-        let known = self.by_path.contains_key(path) || self.placing.contains(path);
+        let held = self.held.get(path).is_some_and(|until| *until > Instant::now());
+        let known = held || self.by_path.contains_key(path) || self.placing.contains(path);
         if known || self.unplaced.iter().any(|f| f.candidate.path == *path) {
             return;
         }
@@ -440,8 +441,14 @@ impl Engine {
                 self.problem("source_unreadable", &path, &chain(&error), None);
             }
             Err(AdoptError::Store(failure)) => {
+                let away = matches!(failure, Failure::Store(_));
                 self.adoption_failed(&file.key(), failure);
-                self.unplaced.push(file);
+                if away {
+                    self.unplaced.push(file);
+                } else {
+                    // One bad manifest must hold up nobody else: a later scan brings the file again.
+                    self.held.insert(file.candidate.path, Instant::now() + SESSION_RETRY);
+                }
             }
         }
     }
@@ -455,7 +462,6 @@ impl Engine {
             other => {
                 let hint = "mend or remove the object; the session is held back until then";
                 self.problem("manifest_invalid", &key.to_string(), &chain(&other), Some(hint));
-                self.hold_store_retry();
             }
         }
     }

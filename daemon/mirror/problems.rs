@@ -1,0 +1,67 @@
+//! Problems: what a person should know, shown until it is over, logged when it begins and when it ends.
+//!
+//! Refuses to know what is done about one.
+
+use tracing::{info, warn};
+
+use super::Engine;
+use crate::api::Problem;
+use crate::part::SessionKey;
+
+impl Engine {
+    /// Shows a problem until it is cleared; it is logged when it begins.
+    pub(super) fn problem(
+        &mut self,
+        code: &'static str,
+        object: &str,
+        message: &str,
+        hint: Option<&str>,
+    ) {
+        let key = (code, object.to_owned());
+        if let Some(known) = self.problems.get_mut(&key) {
+            message.clone_into(&mut known.message);
+            return;
+        }
+        warn!(code, object, message, "problem");
+        let problem = self.new_problem(code, message, hint);
+        self.problems.insert(key, problem);
+    }
+
+    pub(super) fn new_problem(&self, code: &str, message: &str, hint: Option<&str>) -> Problem {
+        Problem {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            hint: hint.map(str::to_owned),
+            since: self.tools.clock.now().to_string(),
+        }
+    }
+
+    pub(super) fn clear_problem(&mut self, code: &'static str, object: &str) {
+        if self.problems.remove(&(code, object.to_owned())).is_some() {
+            info!(code, object, "problem gone");
+        }
+    }
+
+    pub(super) fn session_problem(
+        &mut self,
+        key: &SessionKey,
+        code: &str,
+        message: &str,
+        hint: Option<&str>,
+    ) {
+        let problem = self.new_problem(code, message, hint);
+        let live = self.live.entry(key.clone()).or_default();
+        if live.problem.as_ref().is_none_or(|p| p.code != problem.code) {
+            warn!(session = %key, code, message, "problem");
+            live.problem = Some(problem);
+        }
+    }
+
+    pub(super) fn clear_session_problem(&mut self, key: &SessionKey) {
+        if let Some(live) = self.live.get_mut(key)
+            && live.problem.take().is_some()
+        {
+            info!(session = %key, "problem gone");
+        }
+    }
+}
