@@ -282,11 +282,12 @@ impl Play {
 
     /// The faults stop: everything has to become safe, and then to be right.
     async fn settle(&mut self) -> Result<(), String> {
-        let mut faults = self.world.faults.lock().unwrap();
-        faults.dies_in = None;
-        faults.store_fails_one_in = None;
-        faults.disk_fails_one_in = None;
-        drop(faults);
+        {
+            let mut faults = self.world.faults.lock().unwrap();
+            faults.dies_in = None;
+            faults.store_fails_one_in = None;
+            faults.disk_fails_one_in = None;
+        }
         if self.is_dead() {
             self.bury();
         }
