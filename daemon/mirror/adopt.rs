@@ -53,6 +53,9 @@ pub(crate) enum AdoptError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// What waits in the outbox cannot be read, or cannot be made durable.
+    #[error("cannot use the outbox")]
+    Outbox(#[source] std::io::Error),
     /// The source changed while it was walked: to be asked again.
     #[error("the source changed while it was compared with what is stored")]
     Changed,
@@ -222,10 +225,8 @@ impl Adopter {
             unnamed.push(self.unnamed_entry(&key, name, *size).await?);
         }
         self.sweep_leftovers(&key, &manifest, &listed).await?;
-        self.tools.outbox.persist(&*self.tools.disk, &key).map_err(|source| {
-            let path = format!("the outbox of {key}");
-            SourceError::Io { path, source }
-        })?;
+        let outbox = &self.tools.outbox;
+        outbox.persist(&*self.tools.disk, &key).map_err(AdoptError::Outbox)?;
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
         let mut held = Held {
             key,
@@ -305,10 +306,6 @@ impl Adopter {
             held.manifest.parts.iter().chain(&held.unnamed).map(PartEntry::name).collect();
         let mut end = if held.unnamed.is_empty() { held.manifest.end() } else { None };
         let mut taken = Vec::new();
-        let failed = |path: &Path| {
-            let path = path.display().to_string();
-            move |source| SourceError::Io { path, source }
-        };
         for one in waiting {
             if stored.contains(&one.name) || one.name.seq < held.next_seq {
                 continue;
@@ -319,7 +316,7 @@ impl Adopter {
             if !follows {
                 continue;
             }
-            let bytes = self.tools.disk.read(&one.path).map_err(failed(&one.path))?;
+            let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
             let sha256 = hex(&Sha256::digest(&bytes));
             if !sha256.starts_with(&one.name.uuid) {
                 continue; // Torn by a power loss before it was committed.
@@ -339,8 +336,8 @@ impl Adopter {
             taken.push(one.path);
         }
         // Whoever wrote them may have died before they were durable.
-        if let Some(first) = taken.first() {
-            self.tools.disk.sync(&taken).map_err(failed(first))?;
+        if !taken.is_empty() {
+            self.tools.disk.sync(&taken).map_err(AdoptError::Outbox)?;
         }
         Ok(())
     }

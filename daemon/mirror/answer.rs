@@ -359,7 +359,7 @@ impl Engine {
         });
         self.scan_done > 0
             && self.nothing_to_place()
-            && self.orphans.is_empty()
+            && (self.orphans.is_empty() || self.orphans_scan > self.scan_done)
             && self.dirty.is_empty()
             && self.pass.is_empty()
             && self.jobs.is_empty()

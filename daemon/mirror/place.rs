@@ -439,6 +439,12 @@ impl Engine {
             Err(AdoptError::Source(error)) => {
                 let path = file.candidate.path.display().to_string();
                 self.problem("source_unreadable", &path, &chain(&error), None);
+                self.orphans_scan = self.scans + 1;
+            }
+            Err(AdoptError::Outbox(error)) => {
+                self.outbox_unusable(&error);
+                self.unplaced.push(file);
+                self.hold_placing();
             }
             Err(AdoptError::Store(failure)) => {
                 let away = matches!(failure, Failure::Store(_));
@@ -527,14 +533,22 @@ impl Engine {
                     self.list_orphans(key);
                 }
             }
-            Err(error) => {
+            Err(AdoptError::Outbox(error)) => {
+                self.outbox_unusable(&error);
                 self.list_orphans(key);
-                match error {
-                    AdoptError::Store(failure) => self.adoption_failed(key, failure),
-                    error => self.store_failed(&chain(&error)),
-                }
             }
+            Err(AdoptError::Store(failure)) => {
+                self.list_orphans(key);
+                self.adoption_failed(key, failure);
+            }
+            // There is no source that could fail.
+            Err(AdoptError::Source(_) | AdoptError::Changed) => self.list_orphans(key),
         }
+    }
+
+    fn outbox_unusable(&mut self, error: &std::io::Error) {
+        let path = self.settings.state_dir.join("outbox").display().to_string();
+        self.problem("outbox_unreadable", &path, &chain(error), Some("check the disk"));
     }
 
     /// Parts that could not be adopted stay in the outbox and are asked for again.
@@ -542,6 +556,6 @@ impl Engine {
         if let Ok(all) = self.outbox.waiting(&*self.tools.disk) {
             self.orphans.extend(all.into_iter().filter(|w| w.key == *key));
         }
-        self.hold_store_retry();
+        self.orphans_scan = self.scans + 1;
     }
 }
