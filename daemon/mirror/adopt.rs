@@ -143,22 +143,22 @@ impl Adopter {
     /// Adopts parts in the outbox whose source is nowhere to be found, so that they are sent all the same.
     pub(crate) async fn adopt_orphans(
         &self,
-        key: SessionKey,
+        generations: Vec<SessionKey>,
         waiting: Vec<Waiting>,
     ) -> Result<Adopted, AdoptError> {
-        let mut held = self.held(key.clone(), waiting).await?;
-        if !held.unnamed.is_empty() {
-            let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
-            held.manifest = named.await?;
+        let mut records = Vec::new();
+        for key in generations {
+            let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
+            let mut held = self.held(key.clone(), own).await?;
+            if !held.unnamed.is_empty() {
+                let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
+                held.manifest = named.await?;
+            }
+            let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
+            let record = self.record(&file, &held, Cursor::start(file.stat));
+            records.push((key, Record { gone: true, superseded: true, archived: false, ..record }));
         }
-        let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
-        let record = self.record(&file, &held, Cursor::start(file.stat));
-        Ok(Adopted {
-            records: vec![(
-                key,
-                Record { gone: true, superseded: true, archived: false, ..record },
-            )],
-        })
+        Ok(Adopted { records })
     }
 
     fn next_generation(

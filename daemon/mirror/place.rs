@@ -11,6 +11,7 @@ use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::config::Decision;
 use crate::mirror::capture;
 use crate::mirror::manifest::Failure;
+use crate::outbox::Waiting;
 use crate::part::{ManifestError, SessionKey};
 use crate::source::{self, Cursor, Depth, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
@@ -211,21 +212,24 @@ impl Engine {
         if self.adopting.contains(&key) {
             return Place::Wait;
         }
-        match self.folders.get(key.harness()) {
-            Some(Folders::Known(_)) => {
-                if self.generations(&key).is_empty() {
-                    Place::New(key)
-                } else {
-                    Place::Adopt(key)
-                }
-            }
-            Some(Folders::Asked) => Place::Wait,
-            Some(Folders::Failed) if !self.store_is_open() => Place::Wait,
-            Some(Folders::Failed) | None => {
-                self.ask_folders(key.harness().to_owned());
-                Place::Wait
-            }
+        if !self.folders_known(&key) {
+            Place::Wait
+        } else if self.generations(&key).is_empty() {
+            Place::New(key)
+        } else {
+            Place::Adopt(key)
         }
+    }
+
+    /// Whether the store was listed for a harness; asks for it where that is possible and was not done.
+    fn folders_known(&mut self, key: &SessionKey) -> bool {
+        match self.folders.get(key.harness()) {
+            Some(Folders::Known(_)) => return true,
+            Some(Folders::Asked) => {}
+            Some(Folders::Failed) if !self.store_is_open() => {}
+            Some(Folders::Failed) | None => self.ask_folders(key.harness().to_owned()),
+        }
+        false
     }
 
     fn ask_folders(&mut self, harness: String) {
@@ -507,17 +511,25 @@ impl Engine {
         if self.orphans_started || !self.store_is_open() {
             return;
         }
-        let Some(key) = self.orphans.first().map(|w| w.key.clone()) else { return };
-        let (own, rest) = std::mem::take(&mut self.orphans).into_iter().partition(|w| w.key == key);
+        let Some(base) = self.orphans.first().map(|w| w.key.with_generation(1)) else { return };
+        if !self.folders_known(&base) {
+            return;
+        }
+        // All generations together: the next one has to get a number that none of them has.
+        let generations = self.generations(&base);
+        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.id();
+        let (own, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.orphans).into_iter().partition(|w| same(&w.key));
         self.orphans = rest;
-        if self.state.get(&key).is_some() {
+        if self.newest(&base).is_some() {
             return; // Adoption has looked at them: what did not fit was stored, or never committed.
         }
         self.orphans_started = true;
+        self.adopting.insert(base.clone());
         let adopter = self.adopter();
         self.jobs.push(Box::pin(async move {
-            let own: Vec<_> = own;
-            Done::Orphans(key.clone(), adopter.adopt_orphans(key, own).await)
+            let adopted = adopter.adopt_orphans(generations, own).await;
+            Done::Orphans(base, adopted)
         }));
     }
 
@@ -527,6 +539,7 @@ impl Engine {
         adopted: Result<Adopted, AdoptError>,
     ) {
         self.orphans_started = false;
+        self.adopting.remove(key);
         match adopted {
             Ok(adopted) => {
                 if !self.take_in(adopted) {
@@ -554,7 +567,8 @@ impl Engine {
     /// Parts that could not be adopted stay in the outbox and are asked for again.
     fn list_orphans(&mut self, key: &SessionKey) {
         if let Ok(all) = self.outbox.waiting(&*self.tools.disk) {
-            self.orphans.extend(all.into_iter().filter(|w| w.key == *key));
+            let same = |w: &Waiting| w.key.with_generation(1) == *key;
+            self.orphans.extend(all.into_iter().filter(same));
         }
         self.orphans_scan = self.scans + 1;
     }
