@@ -45,6 +45,8 @@ enum Place {
     Compare(SessionKey),
     /// Something else has to happen first.
     Wait,
+    /// The file is not what was found there any more: the next scan tells.
+    Stale,
 }
 
 impl Engine {
@@ -118,6 +120,10 @@ impl Engine {
                 self.start_comparison(key, file);
                 return;
             }
+            Place::Stale => {
+                self.scan_at = self.scan_at.min(Instant::now());
+                return;
+            }
             Place::Wait => false,
         };
         if !placed {
@@ -160,6 +166,11 @@ impl Engine {
 
     fn place_of(&mut self, file: &NewFile, inodes: &HashMap<(u64, u64), SessionKey>) -> Place {
         let path = &file.candidate.path;
+        // It may have waited for a while: for the store, or for room on the disk.
+        let there = self.tools.files.stat(path).map(|stat| (stat.dev, stat.ino)).ok();
+        if there != Some((file.stat.dev, file.stat.ino)) {
+            return Place::Stale;
+        }
         if let Some(key) = inodes.get(&(file.stat.dev, file.stat.ino))
             && let Some(record) = self.state.get(key)
             && key.harness() == file.candidate.harness

@@ -89,8 +89,7 @@ fn read(
     let lost = world.sources.iter().any(|source| {
         !source.exists && source.path.file_stem().and_then(|stem| stem.to_str()) == Some(key.base())
     });
-    let merged = manifest.parts.iter().any(|part| part.compacted_from.is_some());
-    if by_list != by_manifest && !(lost && merged && by_list.len() > by_manifest.len()) {
+    if by_list != by_manifest && !(lost && by_list.len() > by_manifest.len()) {
         let names: Vec<&str> = listed.iter().filter_map(|(n, _)| n.rsplit('/').next()).collect();
         return Err(format!(
             "by listing {} bytes ({names:?}), by manifest {}",
