@@ -402,7 +402,9 @@ impl Engine {
         }
         if let Seen::Read { cursor, .. } = seen {
             let last = parts.last().map_or(&record.cursor, |(_, cursor)| cursor);
-            if last != cursor {
+            // That the prefix was compared is known while the daemon runs; an idle session must not cost a write.
+            let compared = Cursor { verified: last.verified, ..cursor.clone() };
+            if *last != compared {
                 changes.push(Change::Looked { key: key.clone(), cursor: cursor.clone() });
             }
         }
