@@ -103,6 +103,9 @@ pub(crate) struct Watcher {
     hints: Arc<Hints>,
     /// Directories whose watch ended by itself, because they were removed or renamed.
     ended: Arc<Mutex<Vec<PathBuf>>>,
+    /// The roots that were covered once, for the watcher's thread: only what lies below one of them, or on the way to one, is
+    /// hinted. The directory in which a missing root is awaited may be a busy one.
+    known: Arc<Mutex<BTreeSet<PathBuf>>>,
     /// `None` until the first root is covered, and where the system refuses: one inotify instance for all roots.
     backend: Option<RecommendedWatcher>,
     roots: BTreeMap<PathBuf, Watched>,
@@ -120,8 +123,8 @@ impl Watcher {
     /// A watcher that watches nothing yet and takes nothing from the system. It cannot fail: where watching is refused,
     /// [`Watcher::cover`] says so for each root.
     pub(crate) fn start(hints: Arc<Hints>) -> Watcher {
-        let (ended, roots) = (Arc::default(), BTreeMap::new());
-        Watcher { hints, ended, backend: None, roots }
+        let (ended, known, roots) = (Arc::default(), Arc::default(), BTreeMap::new());
+        Watcher { hints, ended, known, backend: None, roots }
     }
 
     /// Watches exactly these directories of a root: what the last scan visited. Called after every scan; without a change it
@@ -129,6 +132,7 @@ impl Watcher {
     /// watch was seen by neither.
     pub(crate) fn cover(&mut self, root: &Path, directories: &[PathBuf]) -> Coverage {
         self.forget_ended();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(root.to_owned());
         let mut watched = self.roots.remove(root).unwrap_or_default();
         if let Some((reason, retry_at)) = &watched.polled
             && Instant::now() < *retry_at
@@ -147,6 +151,7 @@ impl Watcher {
         }
         watched.directories.retain(|directory| wanted.contains(directory));
         let new: Vec<PathBuf> = wanted.difference(&watched.directories).cloned().collect();
+        let kept = watched.directories.len();
         let coverage = match self.add(&new, &mut watched) {
             Ok(()) => {
                 watched.polled = None;
@@ -162,11 +167,23 @@ impl Watcher {
                 Coverage::Polled(reason)
             }
         };
-        if coverage == Coverage::Events && !new.is_empty() {
+        // Not where each new one was refused: the next scan would be refused the same, and ask for one more.
+        if watched.directories.len() > kept {
             self.hints.rescan();
         }
         self.roots.insert(root.to_owned(), watched);
         coverage
+    }
+
+    /// Awaits a root that is not there: watches the nearest directory above it that is. When the next one on the way appears,
+    /// the scan that its event asks for moves the watch there, until the root itself is covered.
+    pub(crate) fn await_root(&mut self, root: &Path) {
+        if cfg!(target_os = "macos") {
+            return; // The whole tree below that directory would be watched; the scan finds the root.
+        }
+        let above = root.ancestors().skip(1).find(|directory| directory.is_dir());
+        // Where watching is refused, the scan finds the root.
+        let _ = self.cover(root, above.map(Path::to_owned).as_slice());
     }
 
     /// Number of watches.
@@ -203,7 +220,8 @@ impl Watcher {
     fn backend(&mut self) -> Result<&mut RecommendedWatcher, String> {
         if self.backend.is_none() {
             let (hints, ended) = (self.hints.clone(), self.ended.clone());
-            let handler = move |event| on_event(event, &hints, &ended);
+            let known = self.known.clone();
+            let handler = move |event| on_event(event, &hints, &ended, &known);
             let backend = RecommendedWatcher::new(handler, notify::Config::default());
             self.backend = Some(backend.map_err(|error| refusal(&error))?);
         }
@@ -242,7 +260,12 @@ impl Watcher {
 }
 
 /// Runs on the watcher's thread. Whatever it cannot make sense of becomes a rescan.
-fn on_event(event: notify::Result<notify::Event>, hints: &Hints, ended: &Mutex<Vec<PathBuf>>) {
+fn on_event(
+    event: notify::Result<notify::Event>,
+    hints: &Hints,
+    ended: &Mutex<Vec<PathBuf>>,
+    known: &Mutex<BTreeSet<PathBuf>>,
+) {
     let Some(event) = event.ok().filter(|event| !event.need_rescan()) else {
         // The end of a watch may be among what was lost, so that all of them are in doubt.
         end_all(&mut ended.lock().unwrap_or_else(PoisonError::into_inner));
@@ -265,7 +288,12 @@ fn on_event(event: notify::Result<notify::Event>, hints: &Hints, ended: &Mutex<V
             }
             ended.push(path.clone());
         }
-        hints.push(path);
+        let roots = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let matters = roots.iter().any(|root| path.starts_with(root) || root.starts_with(&path));
+        drop(roots);
+        if matters {
+            hints.push(path);
+        }
     }
 }
 

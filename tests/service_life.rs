@@ -96,6 +96,22 @@ fn flush_returns_when_everything_is_stored_and_named() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn an_agent_whose_first_session_comes_while_the_daemon_runs_needs_no_scan_of_the_minute() {
+    let scene = Scene::new();
+    let absent = Home::new();
+    let _daemon = Daemon::start(&absent, &["--interval", "100ms"]);
+    ctl_ok(&absent, &["flush"]); // The scan of the start is over.
+    let began = Instant::now();
+    for one in &scene.transcripts {
+        let below = one.path.strip_prefix(scene.home.path()).unwrap();
+        absent.place(&absent.path().join(below), &fs::read(&one.path).unwrap());
+    }
+    wait_for("three sessions", || (list(&absent).len() == 3).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
 fn new_records_and_new_sessions_are_stored_without_being_asked_for() {
     let mut scene = Scene::new();
     let _daemon = Daemon::start(&scene.home, &["--interval", "100ms"]);

@@ -147,6 +147,10 @@ impl Finder for RootsFinder {
     }
 
     fn look(&self, path: &Path) -> Looked {
+        // A root, or a directory on the way to one, came or went.
+        if self.roots.iter().any(|root| root.path.starts_with(path)) {
+            return Looked::Unclear;
+        }
         let Some(root) = self.roots.iter().find(|root| path.starts_with(&root.path)) else {
             return Looked::Nothing;
         };
@@ -185,12 +189,14 @@ impl RootsFinder {
         if scanned.problems.iter().any(|problem| problem.path == root.path) {
             return api::Coverage::Unreadable;
         }
+        // A poisoned lock means that a scan panicked; watching goes on.
+        let watcher = self.watcher.as_ref();
+        let watcher = watcher.map(|w| w.lock().unwrap_or_else(PoisonError::into_inner));
         if !scanned.present {
+            watcher.into_iter().for_each(|mut watcher| watcher.await_root(&root.path));
             return api::Coverage::Missing;
         }
-        let Some(watcher) = &self.watcher else { return api::Coverage::Polled };
-        // A poisoned lock means that a scan panicked; watching goes on.
-        let mut watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut watcher) = watcher else { return api::Coverage::Polled };
         match watcher.cover(&root.path, &scanned.directories) {
             watch::Coverage::Events => api::Coverage::Events,
             watch::Coverage::Polled(_) => api::Coverage::Polled,

@@ -212,11 +212,34 @@ async fn a_directory_that_is_replaced_by_another_of_its_name_is_watched_again() 
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
+async fn a_root_that_is_not_there_is_awaited_step_by_step_and_neighbours_wake_nobody() {
+    let mut world = World::new();
+    let root = world.path("agent/sessions");
+    world.watcher.await_root(&root);
+    assert!(world.hints.take().rescan, "it may have come between scan and watch");
+    world.watcher.await_root(&root);
+    let Watcher { hints, ended, known, .. } = &world.watcher;
+    let neighbour = Event::new(EventKind::Create(CreateKind::File)).add_path(world.path("other"));
+    on_event(Ok(neighbour), hints, ended, known);
+    assert_eq!(hints.take(), Taken::default());
+    std::fs::create_dir(world.path("agent")).unwrap();
+    world.hint("agent").await;
+    world.watcher.await_root(&root);
+    assert_eq!((world.hints.take().rescan, world.watcher.watches()), (true, 1));
+    std::fs::create_dir(&root).unwrap();
+    world.hint("agent/sessions").await;
+    assert_eq!(world.watcher.cover(&root, std::slice::from_ref(&root)), Coverage::Events);
+    assert_eq!(world.watcher.watches(), 1, "what is above a root that is there is not watched");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
 async fn t48_after_an_overflow_every_watch_is_taken_anew() {
     let mut world = World::new();
     world.cover(&[""]);
     let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-    on_event(Ok(overflow), &world.hints, &world.watcher.ended);
+    let Watcher { hints, ended, known, .. } = &world.watcher;
+    on_event(Ok(overflow), hints, ended, known);
     assert!(world.cover(&[""]).rescan);
     world.append("f");
     world.hint("f").await;
