@@ -207,6 +207,14 @@ pub(crate) enum Change {
     },
 }
 
+/// A line of the journal.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Commit {
+    All(Vec<Change>),
+    One(Box<Change>),
+}
+
 impl Change {
     /// The session that is new or changed as a whole.
     pub(crate) fn session(&self) -> Option<&SessionKey> {
@@ -359,21 +367,24 @@ impl StateFile {
             changes.into_iter().for_each(|change| self.state.apply(change));
             return self.fold().inspect_err(|_| self.state = before);
         }
-        let mut lines = Vec::new();
-        for change in &changes {
-            serde_json::to_writer(&mut lines, change).expect("a change has string keys only");
-            lines.push(b'\n');
+        // One line, so that a power loss leaves all of a commit or nothing: half of a generation's change of hands would give
+        // the other half's numbers away again.
+        let mut line = match changes.as_slice() {
+            [change] => serde_json::to_vec(change),
+            changes => serde_json::to_vec(changes),
         }
+        .expect("a change has string keys only");
+        line.push(b'\n');
         let journal = self.journal(self.state.epoch);
         self.disk
-            .append(&journal, &lines)
+            .append(&journal, &line)
             .and_then(|()| self.disk.sync(std::slice::from_ref(&journal)))
             .map_err(|source| {
                 self.doubtful = true;
                 StateError::Io { operation: "write", path: journal, source }
             })?;
         changes.into_iter().for_each(|change| self.state.apply(change));
-        self.journal_bytes += lines.len() as u64;
+        self.journal_bytes += line.len() as u64;
         if self.journal_bytes > JOURNAL_BYTES_MIN.max(self.snapshot_bytes) {
             // The changes are durable already, so a failed fold only costs another try later.
             let _ = self.fold();
@@ -477,7 +488,10 @@ impl StateFile {
             // that something depends on.
             let Some(line) = line.strip_suffix(b"\n") else { break };
             match serde_json::from_slice(line) {
-                Ok(change) => self.state.apply(change),
+                Ok(Commit::One(change)) => self.state.apply(*change),
+                Ok(Commit::All(changes)) => {
+                    changes.into_iter().for_each(|change| self.state.apply(change));
+                }
                 Err(_) => return Ok(false),
             }
         }

@@ -196,15 +196,20 @@ impl Engine {
         let elsewhere = base.at_place(place.as_os_str().as_encoded_bytes());
         for key in [base, elsewhere] {
             let Some((newest, record)) = self.newest(&key) else { return self.place_unknown(key) };
-            let (newest, archived, exhausted) =
-                (newest.clone(), record.archived, record.cursor.rest == Some(0));
+            let (archived, superseded) = (record.archived, record.superseded);
+            let (newest, exhausted) = (newest.clone(), record.cursor.rest == Some(0));
+            let source = record.source.clone();
+            let gone = record.gone;
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
             }
-            if record.superseded {
+            if superseded {
+                if !self.folders_known(&key) {
+                    return Place::Wait; // The next number has to be one that the store does not have.
+                }
                 return Place::Next(newest); // Adopted without its source: whatever turns up is another life.
             }
-            if record.gone || self.tools.files.stat(&record.source).is_err() {
+            if gone || self.tools.files.stat(&source).is_err() {
                 return Place::Takeover(newest);
             }
             if archived && !file.archived() {

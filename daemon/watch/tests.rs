@@ -64,7 +64,8 @@ async fn a_cancelled_wait_loses_no_hint() {
 fn t48_t52_own_reads_are_dropped_and_what_is_not_understood_is_a_rescan() {
     let seen = |event: notify::Result<Event>| {
         let (hints, ended) = (Hints::default(), Mutex::default());
-        on_event(event, &hints, &ended);
+        let known = Mutex::new(BTreeSet::from(["/a".into()]));
+        on_event(event, &hints, &ended, &known);
         (hints.take(), ended.into_inner().unwrap())
     };
     let event = |kind| Ok(Event::new(kind).add_path("/a".into()));
