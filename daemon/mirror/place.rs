@@ -121,7 +121,7 @@ impl Engine {
                 return;
             }
             Place::Stale => {
-                self.scan_at = self.scan_at.min(Instant::now());
+                self.leave_to_scan();
                 return;
             }
             Place::Wait => false,
@@ -452,9 +452,7 @@ impl Engine {
             }
             Err(AdoptError::Changed) => self.unplaced.push(file),
             Err(AdoptError::Source(SourceError::Missing(_))) => {
-                // Gone or moved: the scan tells, and what waits in the outbox waits for it.
-                self.scan_at = Instant::now();
-                self.orphans_scan = self.scans + 1;
+                self.leave_to_scan();
             }
             Err(AdoptError::Source(error)) => {
                 let path = file.candidate.path.display().to_string();

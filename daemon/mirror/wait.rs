@@ -70,6 +70,16 @@ impl Engine {
         keys.iter().for_each(|key| self.queue_send(key));
     }
 
+    /// A file is gone or was replaced before it was placed: the next scan tells. What waits in the outbox and who waits for a
+    /// flush wait for that scan.
+    pub(super) fn leave_to_scan(&mut self) {
+        self.scan_at = self.scan_at.min(Instant::now());
+        self.orphans_scan = self.scans + 1;
+        for waiter in self.waiters.iter_mut().filter(|waiter| waiter.unlooked.is_none()) {
+            waiter.scan = self.scans + 1;
+        }
+    }
+
     /// A session was looked at to its end, or cannot be looked at.
     pub(super) fn note_looked(&mut self, key: &SessionKey) {
         for waiter in &mut self.waiters {
