@@ -153,7 +153,7 @@ mod tests {
         let told = Failure::refused(body(ErrorCode::NoSuchSession, None)).text();
         assert!(told.contains("\ntry: `tracecraftctl list`"), "{told}");
         let told = Failure::not_running("/run/s".as_ref(), "no socket").text();
-        assert!(told.contains("no socket at /run/s)\ntry: start it with"), "{told}");
+        assert!(told.contains("no socket at /run/s)\ntry: start it"), "{told}");
     }
 
     #[test]
