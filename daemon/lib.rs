@@ -74,7 +74,8 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         // The daemon that holds the lock does what `--once` is for.
         Err(error @ InstanceError::Held { .. }) if mode == Mode::Once => {
             return control::ask::flush(&config.socket.value).await.map(Some).map_err(|asked| {
-                RunError::failed(format!("{error}, and it cannot be asked to flush: {asked}"))
+                let why = mirror::chain(&asked);
+                RunError::failed(format!("{error}, and it cannot be asked to flush: {why}"))
             });
         }
         Err(error) => return Err(error.into()),

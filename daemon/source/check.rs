@@ -79,17 +79,24 @@ pub(crate) fn check(
     cursor: &Cursor,
     depth: Depth,
 ) -> Result<Verdict, SourceError> {
-    check_within(files, path, encoding, cursor, depth, Limits::REAL)
+    check_within(Source { files, path, encoding, cursor }, depth, Limits::REAL)
+}
+
+/// A source, and how far it was captured.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) files: &'a dyn Files,
+    pub(super) path: &'a Path,
+    pub(super) encoding: Encoding,
+    pub(super) cursor: &'a Cursor,
 }
 
 pub(super) fn check_within(
-    files: &dyn Files,
-    path: &Path,
-    encoding: Encoding,
-    cursor: &Cursor,
+    source: Source<'_>,
     depth: Depth,
     limits: Limits,
 ) -> Result<Verdict, SourceError> {
+    let Source { files, path, encoding, cursor } = source;
     let stat = files.stat(path)?;
     if stat == cursor.stat && (depth == Depth::Quick || cursor.verified) {
         return Ok(Verdict::Unchanged);
@@ -100,7 +107,7 @@ pub(super) fn check_within(
     if is_shorter(stat, encoding, cursor) {
         return Ok(Verdict::Rewritten { stat, why: Rewrite::Shorter });
     }
-    let mut opened = open(files, path, encoding, cursor, depth, limits)?;
+    let mut opened = open(source, depth, limits)?;
     let stat = opened.stat;
     let before = match opened.before {
         Ok(before) => before,
@@ -136,13 +143,11 @@ pub(super) struct Before {
 }
 
 pub(super) fn open(
-    files: &dyn Files,
-    path: &Path,
-    encoding: Encoding,
-    cursor: &Cursor,
+    source: Source<'_>,
     depth: Depth,
     limits: Limits,
 ) -> Result<Opened, SourceError> {
+    let Source { files, path, encoding, cursor } = source;
     let file = files.open(path)?;
     let failed = |error| SourceError::io(path, error);
     let stat = file.stat().map_err(failed)?;

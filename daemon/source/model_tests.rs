@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::check::check_within;
+use super::check::{Source, check_within};
 use super::fingerprint::Walk;
 use super::memory::MemoryFiles;
 use super::record::Begun;
@@ -150,7 +150,8 @@ impl Reader {
         let now = writer.now();
         let same = now.starts_with(&self.captured);
         let seen = self.cursor.stat;
-        match check_within(files, path, encoding, &self.cursor, depth, SMALL).unwrap() {
+        let source = Source { files, path, encoding, cursor: &self.cursor };
+        match check_within(source, depth, SMALL).unwrap() {
             Verdict::Unchanged => assert_eq!(files.stat(path).unwrap(), seen),
             Verdict::Intact { cursor, more } => {
                 assert!(depth == Depth::Quick || same, "a whole look took a rewrite for none");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use memchr::{memchr, memrchr};
 
-use super::check::{Depth, Opened, Verdict, compare, feed, open};
+use super::check::{Depth, Opened, Source, Verdict, compare, feed, open};
 use super::content::Content;
 use super::fingerprint::Walk;
 use super::record::{Begun, Limits, cut};
@@ -115,7 +115,7 @@ impl Reading {
         limits: Limits,
     ) -> Result<Result<Reading, Verdict>, SourceError> {
         let Opened { content, stat, before } =
-            open(files, path, encoding, cursor, Depth::Quick, limits)?;
+            open(Source { files, path, encoding, cursor }, Depth::Quick, limits)?;
         let before = match before {
             Ok(before) => before,
             Err(why) => return Ok(Err(Verdict::Rewritten { stat, why })),

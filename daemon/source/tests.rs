@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::check::check_within;
+use super::check::{Source, check_within};
 use super::fingerprint::Blocks;
 use super::memory::{Fault, MemoryFiles};
 use super::record::Limits;
@@ -509,8 +509,9 @@ fn a_check_with_small_blocks_finds_every_changed_byte() {
             let mut other = text.clone();
             other[at] ^= 1;
             files.rewrite_in_place("a", other);
-            let found =
-                check_within(&files, Path::new("a"), PLAIN, &cursor, Depth::Whole, SMALL).unwrap();
+            let source =
+                Source { files: &files, path: Path::new("a"), encoding: PLAIN, cursor: &cursor };
+            let found = check_within(source, Depth::Whole, SMALL).unwrap();
             why(found);
         }
     }
