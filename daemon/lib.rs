@@ -96,6 +96,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         hints,
         blocking: Blocking::Pool,
         reading: Blocking::worker("capture")?,
+        scan_began: Arc::default(),
     };
     let settings = settings(&config, mode, state_dir);
     if !settings.redact {
@@ -109,11 +110,12 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
             report(summary, &roots)
         }
         Mode::Daemon => {
-            let (listener, _socket) = control::bind(&config.socket.value)?;
+            let bound = control::bind(&config.socket.value)?;
+            let scan_began = tools.scan_began.clone();
             let engine = Engine::open(tools, settings)?;
             announce(&config);
             let (stop, stopped) = oneshot::channel::<()>();
-            let serve = control::serve(listener, mirror, async {
+            let serve = control::serve(bound, mirror, scan_began, async {
                 // An error means that the mirror has ended: that is the signal, too.
                 let _ = stopped.await;
             });

@@ -266,6 +266,19 @@ fn write_private(path: &std::path::Path, text: &str) {
 }
 
 #[test]
+fn t65_a_socket_that_was_removed_comes_back_with_the_next_scan() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.home, &NEVER);
+    fs::remove_file(scene.home.socket()).unwrap();
+    assert_eq!(ctl(&scene.home, &["status"]).status.code(), Some(3));
+    daemon.signal(Signal::HUP); // Scans at once; else within a minute.
+    wait_for("the socket", || status(&scene.home));
+    assert_eq!(daemon.said().matches("made again").count(), 1, "{}", daemon.said());
+    assert_eq!(daemon.term().code(), Some(0), "{}", daemon.said());
+    assert!(!scene.home.socket().exists());
+}
+
+#[test]
 fn t64_a_stale_socket_is_no_obstacle() {
     let scene = Scene::new();
     let mut daemon = Daemon::start(&scene.home, &NEVER);

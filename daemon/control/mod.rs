@@ -1,6 +1,6 @@
 //! The control socket: who may connect, how many, for how long, and what they are answered.
 //!
-//! [`socket`] makes the socket and takes it away, [`serve`] accepts, [`service`] answers. Nothing here knows how a session is
+//! [`socket`] makes the socket and takes it away, [`serve`] accepts and sees to it that clients find the socket, [`service`] answers. Nothing here knows how a session is
 //! recorded: every answer comes from the [`Mirror`]'s handle, and the wire contract is [`crate::api`].
 
 pub(crate) mod ask;
@@ -23,13 +23,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::socket::{BindError, bind};
 
 use self::service::ControlService;
+use self::socket::SocketFile;
 use crate::mirror::handle::Mirror;
 
 /// Connections that are served at once. A person and a few hooks need two or three; a broken script must not cost the
@@ -59,10 +60,12 @@ pub(crate) struct ServeError(#[source] io::Error);
 
 /// Answers requests until `shutdown` completes; then lets answers that are under way end, for [`SHUTDOWN_TIMEOUT`] at most.
 ///
-/// The socket's file is not touched: its [`SocketFile`](socket::SocketFile) is the caller's. No task outlives this future.
+/// At each `look` the socket's file is looked at, and made again when it is gone: the caller has a timer that wakes the process
+/// anyway. The file goes when this ends. No task outlives this future.
 pub(crate) async fn serve(
-    listener: UnixListener,
+    (mut listener, mut file): (UnixListener, SocketFile),
     mirror: Mirror,
+    look: Arc<Notify>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let mut server = Server {
@@ -74,12 +77,13 @@ pub(crate) async fn serve(
         tasks: JoinSet::new(),
     };
     let mut shutdown = pin!(shutdown);
-    let mut failing = false;
+    let (mut failing, mut unreachable) = (false, false);
     let outcome = loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break Ok(()),
             Some(_) = server.tasks.join_next() => {}
+            () = look.notified() => keep_reachable(&mut listener, &mut file, &mut unreachable),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     if std::mem::take(&mut failing) {
@@ -104,6 +108,28 @@ pub(crate) async fn serve(
     drop(listener);
     server.drain().await;
     outcome
+}
+
+/// Binds again when clients do not find our socket any more (T65). What is there instead is judged as at a start: a socket that
+/// somebody listens on, and what is no socket, stays, and the daemon records on without one. Each is logged once.
+fn keep_reachable(listener: &mut UnixListener, file: &mut SocketFile, unreachable: &mut bool) {
+    if file.is_in_place() {
+        *unreachable = false;
+        return;
+    }
+    match bind(file.path()) {
+        Ok(bound) => {
+            tracing::warn!(socket = %file.path().display(), "the control socket was gone: made again");
+            *unreachable = false;
+            (*listener, *file) = bound;
+        }
+        Err(error) => {
+            if !std::mem::replace(unreachable, true) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the control socket is gone and cannot be made again now");
+            }
+        }
+    }
 }
 
 /// What the accept loop owns.

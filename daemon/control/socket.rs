@@ -69,9 +69,14 @@ pub(crate) struct SocketFile {
 type Identity = (u64, u64, i64, i64);
 
 impl SocketFile {
+    /// Where it is, or was.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether clients still find our socket under its path. A cleaner of temporary files, or a person, may have removed it:
     /// then the daemon runs and nobody can tell (T65).
-    pub(crate) fn is_in_place(&self) -> bool {
+    pub(super) fn is_in_place(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 }

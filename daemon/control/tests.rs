@@ -332,20 +332,26 @@ struct Running {
     directory: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), ServeError>>,
-    _file: super::socket::SocketFile,
+    look: Arc<Notify>,
 }
 
 impl Running {
     fn start() -> Running {
         let directory = tempfile::tempdir().unwrap();
-        let (listener, file) = bind(&directory.path().join("s")).unwrap();
+        let bound = bind(&directory.path().join("s")).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, mirror(), async { drop(stopped.await) }));
-        Running { directory, stop: Some(stop), task, _file: file }
+        let look = Arc::new(Notify::new());
+        let ended = async { drop(stopped.await) };
+        let task = tokio::spawn(serve(bound, mirror(), look.clone(), ended));
+        Running { directory, stop: Some(stop), task, look }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("s")
     }
 
     async fn connect(&self) -> UnixStream {
-        UnixStream::connect(self.directory.path().join("s")).await.unwrap()
+        UnixStream::connect(self.path()).await.unwrap()
     }
 
     async fn send(&self, request: &str) -> UnixStream {
@@ -367,6 +373,51 @@ async fn read_all(mut stream: UnixStream) -> String {
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }
     String::from_utf8(bytes).unwrap()
+}
+
+async fn becomes(what: &str, mut so: impl FnMut() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{what} never came"));
+}
+
+const ASK: &str = "GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn t65_a_socket_that_was_removed_is_made_again_at_the_next_look() {
+    let server = Running::start();
+    let path = server.path();
+    for _ in 0..2 {
+        std::fs::remove_file(&path).unwrap();
+        server.look.notify_one();
+        becomes("the socket", || path.exists()).await;
+        let answer = read_all(server.send(ASK).await).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    server.end().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn t65_what_took_the_place_of_the_socket_stays_until_nobody_needs_it() {
+    let server = Running::start();
+    let path = server.path();
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    server.look.notify_one();
+    other.set_nonblocking(true).unwrap();
+    // It is asked whether somebody is there, and left alone.
+    becomes("the question", || other.accept().is_ok()).await;
+    assert!(path.exists());
+    drop(other);
+    server.look.notify_one();
+    becomes("the socket", || std::os::unix::net::UnixStream::connect(&path).is_ok()).await;
+    let answer = read_all(server.send(ASK).await).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.end().await;
 }
 
 #[tokio::test]
@@ -428,7 +479,7 @@ async fn t66_a_shutdown_waits_for_answers_but_not_for_ever() {
     drop(server.stop.take());
     timeout(DEADLINE, &mut server.task).await.unwrap().unwrap().unwrap();
     assert!(began.elapsed() <= SHUTDOWN_TIMEOUT + Duration::from_secs(1));
-    assert_eq!(UnixStream::connect(&path).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(UnixStream::connect(&path).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(read_all(hanging).await.is_empty());
     drop(idle);
 }

@@ -120,6 +120,7 @@ impl Engine {
         if self.scanning || Instant::now() < self.scan_at {
             return;
         }
+        self.tools.scan_began.notify_one();
         self.scanning = true;
         self.scans += 1;
         let serial = self.scans;

@@ -32,7 +32,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -104,6 +104,8 @@ pub(crate) struct Tools {
     pub(crate) blocking: Blocking,
     /// Where sources are read and redacted.
     pub(crate) reading: Blocking,
+    /// Told when a scan begins: what else wants a look now and then needs no timer of its own.
+    pub(crate) scan_began: Arc<Notify>,
 }
 
 /// What a person decided.

@@ -205,6 +205,7 @@ impl World {
             hints: self.hints.clone(),
             blocking: Blocking::Inline,
             reading: Blocking::Inline,
+            scan_began: Arc::default(),
         }
     }
 
