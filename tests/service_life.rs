@@ -418,3 +418,29 @@ fn compact_merges_the_parts_of_a_live_session_and_changes_no_byte() {
     assert_eq!(named(), 1);
     scene.complete().unwrap();
 }
+
+#[test]
+fn stop_of_a_session_whose_manifest_cannot_be_used_fails_with_a_reason_and_a_way_out() {
+    let mut scene = Scene::new();
+    let _daemon = Daemon::start(&scene.home, &["--interval", "100ms"]);
+    ctl_ok(&scene.home, &["flush"]);
+    let id = scene.transcripts[0].id.clone();
+    let manifest = scene.home.bucket().join("sessions/claude-code").join(&id).join("meta.json");
+    let good = fs::read(&manifest).unwrap();
+    fs::write(&manifest, b"no manifest").unwrap();
+    scene.grow();
+    let refused = ctl(&scene.home, &["stop", &id]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    for word in ["stopped, but the store cannot be told", "meta.json", "mend or remove"] {
+        assert!(said(&refused).contains(word), "no {word:?} in {}", said(&refused));
+    }
+    let is_stopped = |session: &Value| session["id"] == *id && session["state"] == "stopped";
+    assert!(list(&scene.home).iter().any(is_stopped), "{:?}", list(&scene.home));
+    // Once it is mended, asking again tells the store what waited: the last records and the end.
+    fs::write(&manifest, good).unwrap();
+    ctl_ok(&scene.home, &["stop", &id]);
+    assert_eq!(scene.manifest(0)["followed"], false);
+    assert!(scene.manifest(0)["ended_at"].is_string());
+    ctl_ok(&scene.home, &["flush"]);
+    scene.complete().unwrap();
+}

@@ -59,13 +59,17 @@ impl Engine {
             scan: if only.is_some() { 0 } else { self.scans + 1 },
             unlooked,
             stale,
-            only,
+            only: only.clone(),
             targets: BTreeMap::new(),
             parts_before: self.summary.parts,
             bytes_before: self.summary.bytes,
             reply,
         });
         self.tick_at = self.tick_at.map(|_| Instant::now());
+        // Somebody may have mended what held them back: what is said of it is to be true now.
+        for (_, live) in self.live.iter_mut().filter(|(key, _)| of(only.as_ref(), key)) {
+            live.held_until = live.held_until.map(|_| Instant::now());
+        }
         let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
         keys.iter().for_each(|key| self.queue_send(key));
     }
@@ -154,23 +158,17 @@ impl Engine {
             return false;
         }
         if waiter.targets.is_empty() {
-            let wanted = |key: &SessionKey| {
-                waiter
-                    .only
-                    .as_ref()
-                    .is_none_or(|only| only.harness() == key.harness() && only.base() == key.base())
-            };
             let sessions = self.state.state().sessions.iter();
             waiter.targets = sessions
-                .filter(|(key, _)| wanted(key))
+                .filter(|(key, _)| of(waiter.only.as_ref(), key))
                 .map(|(key, record)| (key.clone(), record.next_seq))
                 .collect();
         }
-        // A flush does not wait for a person to mend a manifest: it fails, and says which.
-        let flush = matches!(waiter.reply, Reply::Flushed(_));
-        waiter.targets.iter().all(|(key, target)| {
-            self.is_safe(key, *target) || flush && self.held_back(key).is_some()
-        })
+        // Nobody waits for a person to mend a manifest: the answer is an error that says which.
+        waiter
+            .targets
+            .iter()
+            .all(|(key, target)| self.is_safe(key, *target) || self.held_back(key).is_some())
     }
 
     /// What holds a session's parts back, if something does that time does not mend.
@@ -179,7 +177,7 @@ impl Engine {
         live.problem.as_ref().map(|problem| problem.message.as_str())
     }
 
-    /// Why a flush was not one.
+    /// Why not all is safe that somebody waited for.
     fn unflushed(&self, waiter: &Waiter) -> Option<ErrorBody> {
         let sent = waiter.targets.iter().find_map(|(key, target)| {
             let why = self.held_back(key).filter(|_| !self.is_safe(key, *target))?;
@@ -222,9 +220,11 @@ impl Engine {
             Reply::Stopped(reply) => {
                 let Some(key) = waiter.only else { return };
                 match self.state.get(&key) {
-                    Some(record) if record.stopped => {
-                        drop(reply.send(Ok(self.session(&key, record))));
-                    }
+                    // It is not followed any more, whatever its manifest says.
+                    Some(record) if record.stopped => drop(reply.send(match failure {
+                        Some(error) => Err(not_said(error)),
+                        None => Ok(self.session(&key, record)),
+                    })),
                     // The last flush is done: now it is ended, and the manifest has to say so too.
                     Some(record) => self.end_stopped(key.clone(), record.clone(), reply),
                     None => drop(reply.send(Err(no_such(key.id())))),
@@ -232,4 +232,16 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether a wait for one session, or for all, is about this one or an earlier generation of it.
+fn of(only: Option<&SessionKey>, key: &SessionKey) -> bool {
+    only.is_none_or(|only| only.harness() == key.harness() && only.base() == key.base())
+}
+
+/// The answer to a stop whose manifest cannot be put.
+fn not_said(error: ErrorBody) -> ErrorBody {
+    let message = format!("stopped, but the store cannot be told: {}", error.message);
+    let hint = "mend or remove the object: what waits for it follows within a minute".to_owned();
+    ErrorBody { message, hint: Some(hint), ..error }
 }
