@@ -24,6 +24,7 @@ mod kill;
 mod live;
 mod memory;
 mod once;
+mod rules;
 mod sacred;
 mod service_life;
 mod tidy;

@@ -66,6 +66,10 @@ impl Harness for ClaudeCode {
         })
     }
 
+    fn cwd(&self, records: &[u8], _from_start: bool) -> Option<String> {
+        records::rows::<Row>(records).find_map(|row| row.cwd.0.and_then(records::fit_cwd))
+    }
+
     fn facts(&self, candidate: &Candidate, head: &[u8]) -> Facts {
         let mut facts = Facts::default();
         for row in records::rows::<Row>(head) {

@@ -65,6 +65,18 @@ impl Harness for Codex {
         })
     }
 
+    fn cwd(&self, records: &[u8], from_start: bool) -> Option<String> {
+        let mut own = from_start;
+        records::rows::<Row>(records).find_map(|row| {
+            let counts = match row.kind.0.as_deref() {
+                // Later ones are repeated from other threads.
+                Some("session_meta") => std::mem::take(&mut own),
+                kind => kind == Some("turn_context"),
+            };
+            row.payload.filter(|_| counts)?.cwd.0.and_then(records::fit_cwd)
+        })
+    }
+
     fn facts(&self, candidate: &Candidate, head: &[u8]) -> Facts {
         let mut facts = Facts::default();
         for row in records::rows::<Row>(head) {

@@ -94,6 +94,8 @@ pub(crate) trait Harness: Send + Sync + std::fmt::Debug {
     fn classify(&self, root: &Root, path: &Path) -> Option<Candidate>;
     /// What the first complete records (bytes up to some limit, ending at a newline or not) say.
     fn facts(&self, candidate: &Candidate, head: &[u8]) -> Facts;
+    /// The session's working directory, as complete records of its transcript name it, from its start or from further on.
+    fn cwd(&self, records: &[u8], from_start: bool) -> Option<String>;
 }
 
 impl Env {

@@ -68,6 +68,12 @@ impl Harness for OpenClaw {
         })?
     }
 
+    fn cwd(&self, records: &[u8], _from_start: bool) -> Option<String> {
+        let mut headers =
+            records::rows::<Row>(records).filter(|row| row.kind.0.as_deref() == Some("session"));
+        headers.find_map(|row| row.cwd.0.and_then(records::fit_cwd))
+    }
+
     fn facts(&self, _candidate: &Candidate, head: &[u8]) -> Facts {
         let mut facts = Facts::default();
         for row in records::rows::<Row>(head) {

@@ -355,6 +355,20 @@ fn names_that_are_not_utf_8_give_different_ids() {
 }
 
 #[test]
+fn a_directory_is_found_in_later_records_and_not_in_those_of_another_session() {
+    let turn = br#"{"type":"turn_context","payload":{"cwd":"/own"}}"#;
+    let meta = br#"{"type":"session_meta","payload":{"id":"a","cwd":"/meta"}}"#;
+    let both = [&meta[..], b"\n", turn, b"\n"].concat();
+    assert_eq!(codex::Codex.cwd(&both, true).as_deref(), Some("/meta"));
+    assert_eq!(codex::Codex.cwd(&both, false).as_deref(), Some("/own"));
+    let row = b"{\"type\":\"summary\"}\n{\"cwd\":\"/w\"}\n{\"cwd\":\"/later\"}\n";
+    assert_eq!(claude_code::ClaudeCode.cwd(row, false).as_deref(), Some("/w"));
+    assert_eq!(openclaw::OpenClaw.cwd(row, false), None);
+    let header = br#"{"type":"session","cwd":"/w"}"#;
+    assert_eq!(openclaw::OpenClaw.cwd(header, true).as_deref(), Some("/w"));
+}
+
+#[test]
 fn every_harness_has_a_name_of_its_own_and_puts_it_on_what_it_finds() {
     let names: Vec<_> = all().iter().map(|harness| harness.name()).collect();
     assert_eq!(names, ["claude-code", "codex", "openclaw"]);

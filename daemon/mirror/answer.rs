@@ -171,8 +171,8 @@ impl Engine {
     }
 
     fn status(&self) -> Status {
-        let mut counts =
-            SessionCounts { excluded: self.excluded.len() as u64, ..Default::default() };
+        let left_out = self.excluded.len() + self.undecided.len();
+        let mut counts = SessionCounts { excluded: left_out as u64, ..Default::default() };
         let mut pending = Pending::default();
         let mut oldest: Option<&str> = None;
         let mut stored_bytes = 0;
@@ -233,6 +233,7 @@ impl Engine {
     }
 
     pub(super) fn session(&self, key: &SessionKey, record: &Record) -> Session {
+        let live = self.live.get(key);
         let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
         let stored: Vec<_> = record.pending.iter().filter(|p| p.stored_at.is_some()).collect();
         let mut redactions = record.totals.redactions.clone();
@@ -257,7 +258,7 @@ impl Engine {
                 .and_then(|p| p.stored_at.clone())
                 .or(record.totals.last_stored_at.clone()),
             ended_at: record.ended_at.clone(),
-            problem: self.live.get(key).and_then(|l| l.problem.clone()),
+            problem: live.and_then(|l| l.problem.as_ref().or(l.undecided.as_ref())).cloned(),
         }
     }
 

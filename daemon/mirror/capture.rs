@@ -3,12 +3,14 @@
 //! Runs on a blocking thread and changes no state: the mirror commits what comes back, and only then does a cursor move. A
 //! kill anywhere in here leaves files in the outbox that no state names; they are swept at the next start and captured again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use crate::durable::Disk;
+use crate::mirror::find::Finder;
 use crate::outbox::Outbox;
 use crate::part::{SessionKey, hex};
 use crate::redact::{Counts, Redactor};
@@ -32,6 +34,8 @@ pub(crate) struct Tools {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) redactor: Arc<Redactor>,
     pub(crate) outbox: Outbox,
+    /// Knows how each agent names a working directory.
+    pub(crate) finder: Arc<dyn Finder>,
 }
 
 /// How closely a source is compared with what was captured.
@@ -55,6 +59,8 @@ pub(crate) struct Look {
     pub(crate) next_seq: u32,
     pub(crate) care: Care,
     pub(crate) unfinished: Unfinished,
+    /// The session's working directory is not known: the records that are captured may name it.
+    pub(crate) wants_cwd: bool,
     /// RFC 3339, for the parts.
     pub(crate) now: String,
 }
@@ -88,10 +94,12 @@ impl Seen {
 }
 
 /// What came of a batch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Batch {
     /// What was seen, by session.
     pub(crate) seen: Vec<(SessionKey, Seen)>,
+    /// Working directories that captured records named, where they were not known.
+    pub(crate) cwds: BTreeMap<SessionKey, String>,
     /// Looks that the batch had no room for.
     pub(crate) rest: Vec<SessionKey>,
     /// The outbox could not be written: nothing of this batch may be committed.
@@ -100,7 +108,7 @@ pub(crate) struct Batch {
 
 /// Captures what is new. Everything that the result names is durable in the outbox.
 pub(crate) fn capture(tools: &Tools, looks: Vec<Look>) -> Batch {
-    let mut batch = Batch { seen: Vec::with_capacity(looks.len()), rest: Vec::new(), error: None };
+    let mut batch = Batch::default();
     let mut written = Written::default();
     for look in looks {
         if written.bytes >= BATCH_BYTES_MAX || batch.error.is_some() {
@@ -108,7 +116,11 @@ pub(crate) fn capture(tools: &Tools, looks: Vec<Look>) -> Batch {
             continue;
         }
         match look_at(tools, &look, &mut written) {
-            Ok(seen) => batch.seen.push((look.key, seen)),
+            Ok(seen) => {
+                let cwd = written.cwd.take();
+                batch.cwds.extend(cwd.map(|cwd| (look.key.clone(), cwd)));
+                batch.seen.push((look.key, seen));
+            }
             Err(error) => {
                 batch.error = Some(error);
                 batch.rest.push(look.key);
@@ -129,6 +141,8 @@ struct Written {
     paths: Vec<PathBuf>,
     bytes: u64,
     redacted: Vec<u8>,
+    /// Of the session that is being read.
+    cwd: Option<String>,
 }
 
 /// An `Err` is a failure to write the outbox; failures to read are part of what was seen.
@@ -158,6 +172,10 @@ fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result
         match reading.next(look.unfinished) {
             Ok(Next::Chunk(chunk)) => {
                 at = chunk.cursor.clone();
+                if look.wants_cwd && written.cwd.is_none() {
+                    written.cwd =
+                        tools.finder.cwd(look.key.harness(), &chunk.bytes, chunk.start == 0);
+                }
                 let part = write_part(tools, look, seq, chunk, written)?;
                 seq += 1;
                 parts.push((part, at.clone()));

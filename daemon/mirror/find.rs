@@ -17,6 +17,10 @@ use crate::watch::{self, Watcher};
 /// it can hold a prompt or a picture.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes of a file that are read where the first ones do not name the directory: a first record can hold several pictures. While
+/// a rule asks for the directory, a session that does not name it within these is not captured.
+const CWD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// A transcript that the mirror does not know yet.
 #[derive(Debug, Clone)]
 pub(crate) struct NewFile {
@@ -70,6 +74,8 @@ pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
     fn scan(&self, known: &HashSet<PathBuf>) -> Findings;
     /// Looks at one path.
     fn look(&self, path: &Path) -> Looked;
+    /// The working directory that records of a harness name, from the start of a transcript or from further on.
+    fn cwd(&self, harness: &str, records: &[u8], from_start: bool) -> Option<String>;
 }
 
 /// The real one.
@@ -109,11 +115,14 @@ impl RootsFinder {
         match read() {
             Ok((_, head)) if head.is_empty() => Looked::Nothing,
             Ok((stat, head)) => {
-                let facts = harness.facts(&candidate, &head);
+                let mut facts = harness.facts(&candidate, &head);
                 // Without its first record, a file whose id the records decide would get the wrong name for ever.
                 let unfinished = !head.contains(&b'\n') && head.len() < HEAD_BYTES_MAX;
                 if candidate.id_from_records && facts.id.is_none() && unfinished {
                     return Looked::Nothing;
+                }
+                if facts.cwd.is_none() && head.len() >= HEAD_BYTES_MAX {
+                    facts.cwd = self.cwd_further_on(&**harness, &candidate);
                 }
                 Looked::Session(Box::new(NewFile { candidate, stat, facts }))
             }
@@ -123,7 +132,23 @@ impl RootsFinder {
     }
 }
 
+impl RootsFinder {
+    /// Only the directory: an id that depended on how far one reads would change with this limit. A failure to read is found by
+    /// whoever captures the file.
+    fn cwd_further_on(&self, harness: &dyn Harness, candidate: &Candidate) -> Option<String> {
+        let (path, encoding) = (&candidate.path, candidate.encoding);
+        let head = source::head(&*self.files, path, encoding, CWD_BYTES_MAX).ok()?;
+        harness.facts(candidate, &head).cwd
+    }
+}
+
 impl Finder for RootsFinder {
+    fn cwd(&self, harness: &str, records: &[u8], from_start: bool) -> Option<String> {
+        // Most chunks of a transcript that never names a directory are passed over without being parsed.
+        memchr::memmem::find(records, br#""cwd""#)?;
+        self.harness(harness)?.cwd(records, from_start)
+    }
+
     fn scan(&self, known: &HashSet<PathBuf>) -> Findings {
         let mut findings = Findings::default();
         for harness in &self.harnesses {

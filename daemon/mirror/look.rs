@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::capture::{self, BATCH_LOOKS_MAX, Batch, Care, Look, Seen};
 use super::find::{Findings, Looked};
+use super::follow::with_cwd;
 use super::{DISK_RETRY, Done, Engine, IDLE_AFTER, Rewriting, SCAN_EVERY, chain};
 use crate::api::{Coverage, Phase};
 use crate::part::SessionKey;
@@ -82,6 +83,7 @@ impl Engine {
         let mut unknown = Vec::new();
         for path in taken.paths {
             match self.by_path.get(&path).cloned() {
+                Some(key) if self.is_undecided(&key) => unknown.push(path),
                 Some(key) => self.mark_dirty(&key),
                 None if self.excluded.contains(&path) || self.placing.contains(&path) => {}
                 None => unknown.push(path),
@@ -124,8 +126,9 @@ impl Engine {
         self.scanning = true;
         self.scans += 1;
         let serial = self.scans;
-        let known: HashSet<PathBuf> =
-            self.by_path.keys().chain(&self.excluded).chain(&self.placing).cloned().collect();
+        let decided = self.by_path.iter().filter(|(_, key)| !self.is_undecided(key));
+        let known = decided.map(|(path, _)| path).chain(&self.excluded).chain(&self.placing);
+        let known: HashSet<PathBuf> = known.cloned().collect();
         let (finder, blocking) = (self.tools.finder.clone(), self.tools.blocking.clone());
         self.jobs.push(Box::pin(async move {
             Done::Scanned(serial, blocking.run(move || finder.scan(&known)).await)
@@ -251,16 +254,22 @@ impl Engine {
             return;
         }
         self.capturing = true;
-        let tools = capture::Tools {
-            files: self.tools.files.clone(),
-            disk: self.tools.disk.clone(),
-            redactor: self.settings.redactor.clone(),
-            outbox: self.outbox.clone(),
-        };
+        let tools = self.capture_tools();
         let blocking = self.tools.reading.clone();
         self.jobs.push(Box::pin(async move {
             Done::Captured(blocking.run(move || capture::capture(&tools, looks)).await)
         }));
+    }
+
+    /// What reading and redacting needs, by value.
+    pub(super) fn capture_tools(&self) -> capture::Tools {
+        capture::Tools {
+            files: self.tools.files.clone(),
+            disk: self.tools.disk.clone(),
+            redactor: self.settings.redactor.clone(),
+            outbox: self.outbox.clone(),
+            finder: self.tools.finder.clone(),
+        }
     }
 
     /// Whether capture may write: the outbox has a limit, and the disk keeps some room for its owner.
@@ -332,6 +341,7 @@ impl Engine {
             next_seq: record.next_seq,
             care,
             unfinished,
+            wants_cwd: record.cwd.is_none(),
             now,
             key,
         })
@@ -372,26 +382,33 @@ impl Engine {
         }
         let path = self.settings.state_dir.join("outbox").display().to_string();
         self.clear_problem("outbox_unwritable", &path);
-        let changes =
-            batch.seen.iter().flat_map(|(key, seen)| self.changes_of(key, seen)).collect();
+        let cwd = |key: &SessionKey| batch.cwds.get(key).map(String::as_str);
+        let seen = batch.seen.iter();
+        let changes = seen.flat_map(|(key, seen)| self.changes_of(key, seen, cwd(key))).collect();
         if !self.commit(changes) {
             self.pass.extend(batch.seen.into_iter().map(|(key, _)| key));
             self.postpone_pass();
             return;
         }
+        batch.cwds.keys().for_each(|key| self.apply_rules(key));
         for (key, seen) in batch.seen {
             self.follow_up(&key, seen);
         }
     }
 
     /// What a look changes in the state.
-    fn changes_of(&self, key: &SessionKey, seen: &Seen) -> Vec<Change> {
+    fn changes_of(&self, key: &SessionKey, seen: &Seen, cwd: Option<&str>) -> Vec<Change> {
         let Some(record) = self.state.get(key) else { return Vec::new() };
         let mut changes = Vec::new();
         let parts = seen.parts();
-        if !parts.is_empty() && (record.ended_at.is_some() && !record.archived || record.gone) {
-            // Written to again after it ended: it is open again.
-            let record = Record { ended_at: None, gone: false, ..record.clone() };
+        let reopened =
+            !parts.is_empty() && (record.ended_at.is_some() && !record.archived || record.gone);
+        if reopened || cwd.is_some() {
+            let mut record = cwd.map_or_else(|| record.clone(), |cwd| with_cwd(record, cwd));
+            if reopened {
+                // Written to again after it ended: it is open again.
+                (record.ended_at, record.gone) = (None, false);
+            }
             changes.push(Change::Session { key: key.clone(), record: Box::new(record) });
         }
         for (part, cursor) in parts {

@@ -10,6 +10,7 @@ mod capture;
 mod compact;
 mod deliver;
 mod find;
+mod follow;
 pub(crate) mod handle;
 mod look;
 mod manifest;
@@ -172,12 +173,6 @@ pub(crate) enum Fatal {
     Manifest(#[from] crate::part::ManifestError),
 }
 
-/// Whether the rules leave a session out. One whose directory is not known is held back only before it is first captured.
-fn is_excluded(settings: &Settings, key: &SessionKey, record: &Record) -> bool {
-    let decision = settings.rules.decide(key.harness(), record.cwd.as_deref());
-    decision != crate::config::Decision::Follow
-}
-
 /// What is known of a session while the daemon runs; a restart does without.
 #[derive(Debug, Default)]
 struct Live {
@@ -201,6 +196,8 @@ struct Live {
     held_until: Option<Instant>,
     /// Left out by the rules.
     excluded: bool,
+    /// … for now: a rule asks for its directory, which is not known.
+    undecided: Option<Problem>,
     problem: Option<Problem>,
 }
 
@@ -246,6 +243,8 @@ pub(crate) struct Engine {
     live: HashMap<SessionKey, Live>,
     by_path: HashMap<PathBuf, SessionKey>,
     excluded: HashSet<PathBuf>,
+    /// Files that are not placed before a record names their directory.
+    undecided: HashSet<PathBuf>,
     unplaced: Vec<find::NewFile>,
     placing: HashSet<PathBuf>,
     /// Their manifests cannot be used; until then nothing is known of them.
@@ -335,6 +334,7 @@ impl Engine {
             live: HashMap::new(),
             by_path: HashMap::new(),
             excluded: HashSet::new(),
+            undecided: HashSet::new(),
             unplaced: Vec::new(),
             placing: HashSet::new(),
             held: HashMap::new(),
@@ -396,7 +396,7 @@ impl Engine {
         let live = self.live.entry(key.clone()).or_default();
         live.unnamed_since =
             record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
-        live.excluded = is_excluded(&self.settings, key, record);
+        self.apply_rules(key);
         self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || (record.archived && !record.gone) {
             self.by_path.insert(record.source.clone(), key.clone());
@@ -503,11 +503,9 @@ impl Engine {
             self.problem("redaction_off", "", "secrets are NOT removed", None);
         }
         self.excluded.clear();
-        for (key, live) in &mut self.live {
-            if let Some(record) = self.state.get(key) {
-                live.excluded = is_excluded(&self.settings, key, record);
-            }
-        }
+        self.undecided.clear();
+        let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
+        keys.iter().for_each(|key| self.apply_rules(key));
         self.scan_at = Instant::now();
         info!("configuration read again");
     }

@@ -3,13 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::adopt::{AdoptError, Adopted, Adopter};
 use super::find::NewFile;
 use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
-use crate::config::Decision;
-use crate::mirror::capture;
 use crate::mirror::manifest::Failure;
 use crate::outbox::Waiting;
 use crate::part::{ManifestError, SessionKey};
@@ -53,19 +51,15 @@ impl Engine {
     /// A candidate that no record names.
     pub(super) fn found_new(&mut self, file: NewFile) {
         let path = &file.candidate.path;
+        if let Some(key) = self.by_path.get(path).cloned().filter(|key| self.is_undecided(key)) {
+            return self.found_undecided(&key, &file);
+        }
         let held = self.held.get(path).is_some_and(|until| *until > Instant::now());
         let known = held || self.by_path.contains_key(path) || self.placing.contains(path);
         if known || self.unplaced.iter().any(|f| f.candidate.path == *path) {
             return;
         }
-        match self.settings.rules.decide(file.candidate.harness, file.facts.cwd.as_deref()) {
-            Decision::Follow => self.unplaced.push(file),
-            Decision::Exclude => {
-                self.excluded.insert(path.clone());
-            }
-            // Held back until its records say where it ran: the next scan or event asks again.
-            Decision::NeedsCwd => debug!(path = %path.display(), "cwd unknown: held back"),
-        }
+        self.decide_new(file);
     }
 
     /// Whether every file that was found has its session.
@@ -371,6 +365,7 @@ impl Engine {
         self.by_path.remove(&old.source);
         self.by_path.insert(file.candidate.path.clone(), key.clone());
         self.live(key).trusted = false;
+        self.apply_rules(key); // The file may have named the directory.
         self.mark_dirty(key);
         self.queue_send(key);
         true
@@ -404,12 +399,7 @@ impl Engine {
     fn adopter(&self) -> Adopter {
         Adopter {
             store: self.tools.store.clone(),
-            tools: capture::Tools {
-                files: self.tools.files.clone(),
-                disk: self.tools.disk.clone(),
-                redactor: self.settings.redactor.clone(),
-                outbox: self.outbox.clone(),
-            },
+            tools: self.capture_tools(),
             blocking: self.tools.reading.clone(),
             now: self.now_text(),
         }

@@ -283,6 +283,9 @@ impl Harness for Purging {
     fn facts(&self, candidate: &Candidate, head: &[u8]) -> crate::harness::Facts {
         self.0.facts(candidate, head)
     }
+    fn cwd(&self, records: &[u8], from_start: bool) -> Option<String> {
+        self.0.cwd(records, from_start)
+    }
 }
 
 #[test]

@@ -107,6 +107,10 @@ impl Finder for ModelFinder {
             None => Looked::Nothing,
         }
     }
+
+    fn cwd(&self, _: &str, _: &[u8], _: bool) -> Option<String> {
+        None
+    }
 }
 
 /// Everything outside the engine.
