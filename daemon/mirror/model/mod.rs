@@ -1,9 +1,10 @@
 //! The model test of the protocol: random source actions, store answers, ticks, compactions and crashes at every step, on
 //! parts in memory with paused time, against a plain model of what each source ever held.
 //!
-//! `TRACECRAFT_MODEL_SEQUENCES` sets how many sequences run (300), `TRACECRAFT_MODEL_SEED` runs one of them again and prints
+//! [`cases`] are played step by step. `TRACECRAFT_MODEL_SEQUENCES` sets how many sequences run (300), `TRACECRAFT_MODEL_SEED` runs one of them again and prints
 //! what happened in it.
 
+mod cases;
 mod oracle;
 mod world;
 
@@ -260,11 +261,15 @@ impl Play {
     /// State that is lost or damaged while nobody runs.
     fn damage_state(&mut self) {
         self.bury();
+        let garbage = self.world.rng.bool();
+        self.lose_state(garbage);
+    }
+
+    fn lose_state(&mut self, garbage: bool) {
         let disk = &self.world.disk;
         let files = disk.list(Path::new(STATE)).unwrap_or_default();
         let state: Vec<_> =
             files.into_iter().filter(|(p, _)| p.parent() == Some(Path::new(STATE))).collect();
-        let garbage = self.world.rng.bool();
         for (path, size) in state {
             if garbage {
                 let keep = usize::try_from(size / 2).unwrap_or(0);

@@ -138,6 +138,17 @@ impl World {
             1 => Some(MemoryStore::new(Arc::new(disk.clone()))),
             _ => None,
         };
+        World::over(rng, disk, memory_store)
+    }
+
+    /// With a store that is not local.
+    pub(super) fn remote(seed: u64) -> World {
+        let disk = MemoryDisk::new();
+        let store = MemoryStore::new(Arc::new(disk.clone()));
+        World::over(fastrand::Rng::with_seed(seed), disk, Some(store))
+    }
+
+    fn over(rng: fastrand::Rng, disk: MemoryDisk, memory_store: Option<MemoryStore>) -> World {
         let files = MemoryFiles::new();
         let finder = ModelFinder { files: files.clone(), paths: Arc::default() };
         let world = World {
@@ -240,6 +251,39 @@ impl World {
             (key, bytes)
         };
         listed.into_iter().map(object).filter(|(key, _)| !key.ends_with(".tmp")).collect()
+    }
+
+    /// Adds a session with one record.
+    pub(super) fn new_source(&mut self) -> usize {
+        let number = self.sources.len();
+        let id = format!("s{number}");
+        let path = PathBuf::from(format!("/agent/a/{id}.jsonl"));
+        let content = self.record(false);
+        self.files.set_clock(self.clock.elapsed_ns());
+        self.files.create(&path, content.clone());
+        self.finder.paths.lock().unwrap().insert(path.clone(), id);
+        self.hints.push(path.clone());
+        let held = vec![content];
+        self.sources.push(Source { path, exists: true, held, ..Source::default() });
+        number
+    }
+
+    /// Appends a record to a session.
+    pub(super) fn grow(&mut self, number: usize) {
+        let record = self.record(false);
+        self.files.set_clock(self.clock.elapsed_ns());
+        let source = &mut self.sources[number];
+        self.files.append(&source.path, &record);
+        source.held.push(self.files.content(&source.path).unwrap());
+        self.hints.push(source.path.clone());
+    }
+
+    /// Deletes a session's file.
+    pub(super) fn delete(&mut self, number: usize) {
+        let source = &mut self.sources[number];
+        self.finder.paths.lock().unwrap().remove(&source.path);
+        self.files.delete(&source.path);
+        source.exists = false;
     }
 
     fn record(&mut self, secret: bool) -> Vec<u8> {

@@ -1,0 +1,171 @@
+//! Cases that a defect once needed, played step by step in the model's world: too rare to be left to chance.
+//!
+//! Each says what is to happen; what has to be true in the end is the oracle's.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::world::World;
+use super::{Play, oracle};
+use crate::api::Progress;
+use crate::durable::Disk;
+use crate::mirror::handle::Mirror;
+use crate::store::ErrorKind;
+use crate::store::memory::{MemoryStore, OpKind, StoreFault};
+
+/// Long enough for scans, back-offs and retries.
+const A_WHILE: Duration = Duration::from_secs(200);
+
+fn played(case: impl AsyncFnOnce(&mut Play) -> Result<(), String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without drivers");
+    let world = World::remote(7);
+    runtime.block_on(async {
+        let mut play = Play { world, process: None, log: Vec::new(), verbose: false };
+        case(&mut play).await.unwrap();
+    });
+}
+
+fn store(play: &Play) -> MemoryStore {
+    play.world.memory_store.clone().expect("the world has one")
+}
+
+/// Every request fails, or none, and without any effect.
+fn is_away(play: &Play, away: bool) {
+    let fault =
+        if away { StoreFault::FailBefore(ErrorKind::Unavailable) } else { StoreFault::None };
+    store(play).set_hook(Box::new(move |_| fault));
+}
+
+/// The parts of all sessions that wait in the outbox.
+fn waiting(play: &Play) -> Vec<String> {
+    let outbox = std::path::Path::new(super::STATE).join("outbox");
+    let files = play.world.disk.list(&outbox).unwrap_or_default();
+    files.into_iter().map(|(path, _)| path.display().to_string()).collect()
+}
+
+/// The names of the parts that are stored.
+fn parts(play: &Play) -> Vec<String> {
+    let objects = play.world.objects().into_keys();
+    objects.filter(|key| !key.ends_with("meta.json")).collect()
+}
+
+#[test]
+fn t31_orphans_of_a_lost_state_survive_an_intact_restart() {
+    played(async |play| {
+        let number = play.world.new_source();
+        play.run(A_WHILE).await?;
+        assert_eq!(parts(play).len(), 1);
+        is_away(play, true);
+        play.world.grow(number);
+        play.run(A_WHILE).await?;
+        let orphans = waiting(play);
+        assert_eq!(orphans.len(), 1, "{orphans:?}");
+        // Now the outbox has the only copy, and no state knows it.
+        play.bury();
+        play.world.delete(number);
+        play.lose_state(false);
+        // Each start finds the state that the one before made, whole and ignorant.
+        for _ in 0..3 {
+            play.run(A_WHILE).await?;
+            assert_eq!(waiting(play), orphans);
+            play.bury();
+        }
+        is_away(play, false);
+        play.run(A_WHILE).await?;
+        assert_eq!(parts(play).len(), 2);
+        assert_eq!(waiting(play), Vec::<String>::new());
+        let held = &play.world.sources[number].held;
+        let stored: Vec<u8> = play
+            .world
+            .objects()
+            .into_iter()
+            .filter(|(key, _)| !key.ends_with("meta.json"))
+            .flat_map(|(_, bytes)| bytes)
+            .collect();
+        assert_eq!(Some(&stored), held.last());
+        oracle::check(&play.world)
+    });
+}
+
+/// A session of three parts, whose compaction meets a store that fails as `fault` says whenever the merged part is put, so many
+/// times.
+async fn compact_without_merged_part(
+    play: &mut Play,
+    fault: StoreFault,
+    times: u32,
+) -> Result<(), String> {
+    let number = play.world.new_source();
+    for _ in 0..2 {
+        play.run(A_WHILE).await?;
+        play.world.grow(number);
+    }
+    play.run(A_WHILE).await?;
+    let inputs = parts(play);
+    assert_eq!(inputs.len(), 3, "{inputs:?}");
+    let failed = Arc::new(Mutex::new(0));
+    let (count, known) = (failed.clone(), inputs.clone());
+    store(play).set_hook(Box::new(move |op| {
+        let first = op.kind == OpKind::Put && op.key.contains("/part-00000-");
+        let merged = first && !known.contains(&op.key);
+        let mut count = count.lock().unwrap();
+        if !merged || *count == times {
+            return StoreFault::None;
+        }
+        *count += 1;
+        fault
+    }));
+    let compact = async |mirror: Mirror| {
+        let mut progress = mirror.compact("s0".into(), 0).await;
+        let mut last = None;
+        while let Some(news) = progress.recv().await {
+            last = Some(news);
+        }
+        last
+    };
+    let answer = play.ask(Duration::from_secs(1), compact).await?;
+    assert!(matches!(answer, None | Some(Some(Progress::Failed { .. }))), "{answer:?}");
+    assert!(*failed.lock().unwrap() > 0, "the merged part was never put");
+    // Whatever was stored of it, no reader may miss a record now.
+    for input in &inputs {
+        assert!(parts(play).contains(input), "{input} is gone before the merged part is named");
+    }
+    // The session goes on meanwhile, and its manifest with it.
+    play.world.grow(number);
+    play.run(A_WHILE).await?;
+    let flush = async |mirror: Mirror| mirror.flush(None).await;
+    let flushed = play.ask(A_WHILE, flush).await?;
+    assert!(matches!(flushed, Some(Ok(_))), "{flushed:?}");
+    Ok(())
+}
+
+#[test]
+fn t43_a_merged_part_whose_put_fails_is_put_again_and_costs_no_input_before() {
+    for fault in [
+        StoreFault::FailBefore(ErrorKind::Unavailable),
+        StoreFault::FailAfter(ErrorKind::Unavailable),
+    ] {
+        played(async |play| {
+            compact_without_merged_part(play, fault, 3).await?;
+            assert_eq!(parts(play).len(), 2, "merged, and what came after: {:?}", parts(play));
+            oracle::check(&play.world)
+        });
+    }
+}
+
+#[test]
+fn a_compaction_whose_merged_part_is_never_taken_leaves_all_inputs_and_the_manifest() {
+    played(async |play| {
+        compact_without_merged_part(play, StoreFault::FailBefore(ErrorKind::Denied), u32::MAX)
+            .await?;
+        assert_eq!(parts(play).len(), 4, "{:?}", parts(play));
+        // Nor does a kill make more of it.
+        play.bury();
+        play.run(A_WHILE).await?;
+        assert_eq!(parts(play).len(), 4, "{:?}", parts(play));
+        oracle::check(&play.world)
+    });
+}
