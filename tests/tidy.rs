@@ -4,6 +4,7 @@
 //! in `faults.md`. What clippy can check is in `Cargo.toml` and `clippy.toml` and not here.
 
 mod lex;
+mod symbols;
 mod tests;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lex::{Named, Token, paths, tokens};
+use symbols::Symbols;
 
 /// What each module of the library may name of its siblings: `daemon/ARCHITECTURE.md` says why. An entry with `::` allows only
 /// what is below that path. Arrows point downwards: a module may not name one that may name it.
@@ -87,6 +89,9 @@ const UNFINISHED: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!
 /// The list of the faults that tests name: `| T1 | … |`.
 const FAULTS: &str = "tests/faults.md";
 
+/// The page that names symbols, so that an editor finds them.
+const ARCHITECTURE: &str = "daemon/ARCHITECTURE.md";
+
 /// Folders with sources.
 const SOURCES: &[&str] = &["ctl", "daemon", "tests"];
 
@@ -122,10 +127,14 @@ fn the_sources_keep_the_house_rules() {
     }
     assert!(files.len() > 100, "found only {} sources", files.len());
     let mut violations = check_dependencies("Cargo.toml", &read("Cargo.toml"));
+    let mut symbols = Symbols::default();
     for path in files {
         let file = path.strip_prefix(root).expect("it was found below").to_str().expect("ASCII");
-        violations.extend(check(file, &fs::read_to_string(&path).expect(file), &faults));
+        let source = fs::read_to_string(&path).expect(file);
+        violations.extend(check(file, &source, &faults));
+        symbols.read(file, &source);
     }
+    violations.extend(symbols::check(ARCHITECTURE, &read(ARCHITECTURE), &symbols));
     let told: Vec<String> = violations.iter().map(ToString::to_string).collect();
     assert!(told.is_empty(), "{} lines break rules:\n{}", told.len(), told.join("\n"));
 }

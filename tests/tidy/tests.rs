@@ -118,3 +118,15 @@ fn a_dependency_without_a_reason_is_found() {
     let rule = "a dependency has its reason behind it";
     assert_eq!(told, [format!("Cargo.toml:6: `b`: {rule}"), format!("Cargo.toml:9: `c`: {rule}")]);
 }
+
+#[test]
+fn a_name_on_the_page_that_no_source_has_is_found() {
+    let mut symbols = Symbols::default();
+    symbols.read("daemon/a/b.rs", "struct T { f: u8 }\nimpl T { fn go() {} }\nenum E { One(u8) }");
+    symbols.read("daemon/c.rs", "const LONG_MAX: u8 = 1; // T::gone");
+    let page =
+        "`T::go` `T::f` `E::One` `b::go` `a::b` `LONG_MAX` `T`\n`T::gone`\n`SHORT_MAX` `go` `a: b`";
+    let found = symbols::check("page", page, &symbols);
+    let lines: Vec<usize> = found.iter().map(|violation| violation.line).collect();
+    assert_eq!(lines, [2, 3], "{found:?}");
+}
