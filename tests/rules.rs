@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::daemon::{Daemon, ctl_ok, list};
+use crate::support::daemon::{Daemon, ctl_ok, list, status};
 use crate::support::home::{Home, said};
 use crate::support::oracle::Bucket;
 use crate::support::wait_for;
@@ -117,6 +117,21 @@ fn a_directory_beyond_the_head_of_a_file_is_excluded_or_included_by_rule() {
     assert!(scene.stored().is_empty(), "an excluded session was stored");
     scene.configure(&exclude("/elsewhere"));
     scene.home.once();
+    assert_eq!(scene.stored(), scene.content);
+}
+
+#[test]
+fn a_new_session_that_does_not_name_its_directory_waits_and_is_counted_as_left_out() {
+    let mut scene = Scene::new(1);
+    scene.configure(&exclude("/elsewhere"));
+    let _daemon = Daemon::start(&scene.home, &["--interval", "100ms"]);
+    ctl_ok(&scene.home, &["flush"]);
+    let excluded = || status(&scene.home).unwrap()["sessions"]["excluded"].clone();
+    assert_eq!((excluded(), list(&scene.home).len()), (Value::from(1), 0));
+    assert!(scene.stored().is_empty());
+    scene.say(Some(CWD));
+    ctl_ok(&scene.home, &["flush"]);
+    assert_eq!(status(&scene.home).unwrap()["sessions"]["excluded"], 0);
     assert_eq!(scene.stored(), scene.content);
 }
 

@@ -154,6 +154,7 @@ impl Engine {
             }
             present.insert(path);
         }
+        self.undecided.clear(); // A scan meets again those that are still there.
         for file in findings.new {
             self.found_new(file);
         }

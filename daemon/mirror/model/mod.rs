@@ -1,8 +1,8 @@
 //! The model test of the protocol: random source actions, store answers, ticks, compactions and crashes at every step, on
 //! parts in memory with paused time, against a plain model of what each source ever held.
 //!
-//! [`cases`] are played step by step. `TRACECRAFT_MODEL_SEQUENCES` sets how many sequences run (300), `TRACECRAFT_MODEL_SEED` runs one of them again and prints
-//! what happened in it.
+//! [`cases`] are played step by step. `TRACECRAFT_MODEL_SEQUENCES` sets how many sequences run (300),
+//! `TRACECRAFT_MODEL_SEED` runs one of them again and prints what happened in it.
 
 mod cases;
 mod oracle;
