@@ -132,7 +132,7 @@ pub(crate) async fn publish(
     file: PathBuf,
 ) -> Result<bool, StoreError> {
     let name = key.part_key(&merged.name());
-    match store.put(&name, Body::File(file)).await {
+    match store.put(&name, Body::File(file), None).await {
         Ok(()) => Ok(true),
         Err(e) if e.kind == ErrorKind::NotFound => {
             Ok(store.size(&name).await? == Some(merged.uploaded_bytes))

@@ -160,7 +160,7 @@ pub(crate) async fn put(
     key: &SessionKey,
     manifest: &Manifest,
 ) -> Result<(), StoreError> {
-    store.put(&key.manifest_key(), Body::Bytes(manifest.to_bytes().into())).await
+    store.put(&key.manifest_key(), Body::Bytes(manifest.to_bytes().into()), None).await
 }
 
 /// A manifest that somebody deleted, from the parts that are listed. Their ranges are not known any more.

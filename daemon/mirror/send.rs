@@ -78,6 +78,11 @@ pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
     sent
 }
 
+/// The note of a part: its range, so that a reader of the objects alone knows it.
+pub(super) fn range_note([start, end]: [u64; 2]) -> String {
+    format!("{start}-{end}")
+}
+
 /// `false`: the part is neither here nor there.
 async fn put_part(
     store: &dyn Store,
@@ -87,7 +92,8 @@ async fn put_part(
     path: PathBuf,
 ) -> Result<bool, StoreError> {
     let name = key.part_key(&part.name());
-    match store.put(&name, Body::File(path.clone())).await {
+    let note = range_note(part.range);
+    match store.put(&name, Body::File(path.clone()), Some(&note)).await {
         Ok(()) => Ok(true),
         // The outbox has lost the file: stored before a kill, or lost for good. The name is a digest, so size is proof enough.
         Err(e) if e.kind == ErrorKind::NotFound && matches!(disk.size(&path), Ok(None)) => {
