@@ -3,6 +3,8 @@
 //! Knows what an object is called and what `meta.json` says; knows nothing of sources, stores or state. Whatever comes from a
 //! bucket is hostile until it went through here: numbers and names are checked against their grammar.
 
+mod chain;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::chain::Link;
 use crate::redact::Counts;
 
 /// Version of `meta.json` that this program reads and writes (the reference tool's).

@@ -43,7 +43,9 @@ pub(crate) async fn plan(
     key: &SessionKey,
     keep_tail: usize,
 ) -> Result<Plan, Failure> {
-    let parts = manifest::read(store, key).await?.map(|m| m.parts).unwrap_or_default();
+    let manifest = manifest::read(store, key).await?.unwrap_or_else(|| Manifest::new(key));
+    // What another writer stored a second time is not to be merged in for good.
+    let parts: Vec<PartEntry> = manifest.chain().iter().map(|link| link.part.clone()).collect();
     let parts_before = parts.len();
     let inputs = parts.into_iter().take(parts_before.saturating_sub(keep_tail)).collect();
     Ok(Plan { inputs, parts_before })

@@ -196,13 +196,13 @@ pub(crate) async fn list_parts(
     Ok(store.list(&prefix).await?.into_iter().filter_map(part).collect())
 }
 
-/// What a reader replays: the manifest's parts, then listed ones from `next_seq` on as long as no number is missing.
+/// What a reader replays: the chain of the manifest's parts, then listed ones from `next_seq` on as long as no number is missing.
 pub(crate) fn replay_order(
     manifest: &Manifest,
     listed: &[(PartName, u64)],
 ) -> Vec<(PartName, u64)> {
-    let mut order: Vec<(PartName, u64)> =
-        manifest.parts.iter().map(|p| (p.name(), p.uploaded_bytes)).collect();
+    let named = manifest.chain().into_iter().map(|link| link.part);
+    let mut order: Vec<(PartName, u64)> = named.map(|p| (p.name(), p.uploaded_bytes)).collect();
     let mut next = manifest.next_seq;
     for (name, size) in listed {
         if name.seq == next && next <= SEQ_MAX {
