@@ -20,7 +20,7 @@ use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::redact::Counts;
 use crate::source::{Cursor, Encoding, Next, Reading, SourceError, Stat, Unfinished};
 use crate::state::{PendingPart, Record};
-use crate::store::{ErrorKind, Store, StoreError};
+use crate::store::{ErrorKind, Object, Store, StoreError};
 
 /// What adoption works with.
 #[derive(Debug, Clone)]
@@ -115,8 +115,8 @@ impl Adopter {
         let mut records = Vec::new();
         for one in &mut held {
             if !one.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &one.key, None, &one.unnamed);
-                one.manifest = named.await?;
+                let named = manifest::name_parts(&*self.store, &one.key, None, None, &one.unnamed);
+                one.manifest = named.await?.manifest;
             }
             let record = self.record(file, one, Cursor::start(file.stat));
             records.push((one.key.clone(), Record { superseded: true, ..record }));
@@ -151,8 +151,8 @@ impl Adopter {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
             let mut held = self.held(key.clone(), own).await?;
             if !held.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
-                held.manifest = named.await?;
+                let named = manifest::name_parts(&*self.store, &key, None, None, &held.unnamed);
+                held.manifest = named.await?.manifest;
             }
             let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
             let record = self.record(&file, &held, Cursor::start(file.stat));
@@ -177,6 +177,7 @@ impl Adopter {
             reason: Some(reason.to_owned()),
             manifest_due: false,
             compaction: None,
+            leaving: None,
             ..old.clone()
         };
         (key.with_generation(key.generation() + 1), record)
@@ -205,6 +206,7 @@ impl Adopter {
             reason: manifest.reason.clone(),
             manifest_due: false,
             compaction: None,
+            leaving: None,
         }
     }
 
@@ -239,7 +241,8 @@ impl Adopter {
         Ok(held)
     }
 
-    /// An object that no manifest names yet: its range is not known until the source was walked, its digest is.
+    /// An object that no manifest names yet. Its note tells its range, if the store keeps notes; else the walk along the source
+    /// finds it.
     async fn unnamed_entry(
         &self,
         key: &SessionKey,
@@ -248,7 +251,8 @@ impl Adopter {
     ) -> Result<PartEntry, AdoptError> {
         let object = key.part_key(name);
         self.store.persist(&object).await?;
-        let mut reader = self.store.get(&object).await?.reader;
+        let Object { mut reader, note, .. } = self.store.get(&object).await?;
+        let range = manifest::range_of(note.as_deref());
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -266,8 +270,8 @@ impl Adopter {
         Ok(PartEntry {
             seq: name.seq,
             uuid: name.uuid.clone(),
-            cursor_range: None,
-            source_bytes: None,
+            cursor_range: range,
+            source_bytes: range.map(|[start, end]| end - start),
             uploaded_bytes: size,
             redactions: Counts::new(),
             uploaded_at: self.now.clone(),
@@ -332,6 +336,7 @@ impl Adopter {
                 cut: false,
                 captured_at: self.now.clone(),
                 stored_at: None,
+                named: false,
             });
             taken.push(one.path);
         }
