@@ -137,8 +137,8 @@ impl Adopter {
         let mut records = Vec::new();
         for one in &mut held {
             if !one.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &one.key, None, &one.unnamed);
-                one.manifest = named.await?;
+                let named = manifest::name_parts(&*self.store, &one.key, None, None, &one.unnamed);
+                one.manifest = named.await?.manifest;
             }
             let record = self.record(file, one, Cursor::start(file.stat));
             records.push((one.key.clone(), Record { superseded: true, ..record }));
@@ -173,8 +173,8 @@ impl Adopter {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
             let mut held = self.held(key.clone(), own).await?;
             if !held.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
-                held.manifest = named.await?;
+                let named = manifest::name_parts(&*self.store, &key, None, None, &held.unnamed);
+                held.manifest = named.await?.manifest;
             }
             let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
             let record = self.record(&file, &held, Cursor::start(file.stat));
@@ -199,6 +199,7 @@ impl Adopter {
             reason: Some(reason.to_owned()),
             manifest_due: false,
             compaction: None,
+            leaving: None,
             ..old.clone()
         };
         (key.with_generation(key.generation() + 1), record)
@@ -227,6 +228,7 @@ impl Adopter {
             reason: manifest.reason.clone(),
             manifest_due: false,
             compaction: None,
+            leaving: None,
         }
     }
 
@@ -262,7 +264,8 @@ impl Adopter {
         Ok(held)
     }
 
-    /// An object that no manifest names yet: its range is not known until the source was walked, its digest is.
+    /// An object that no manifest names yet. Its note tells its range, if the store keeps notes; else the walk along the source
+    /// finds it.
     async fn unnamed_entry(
         &self,
         key: &SessionKey,
@@ -272,6 +275,7 @@ impl Adopter {
         let object = key.part_key(name);
         self.store.persist(&object).await?;
         let Object { mut reader, note, .. } = self.store.get(&object).await?;
+        let range = manifest::range_of(note.as_deref());
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -291,8 +295,8 @@ impl Adopter {
         Ok(PartEntry {
             seq: name.seq,
             uuid: name.uuid.clone(),
-            cursor_range: note.as_deref().and_then(range_of_note),
-            source_bytes: None,
+            cursor_range: range,
+            source_bytes: range.map(|[start, end]| end - start),
             uploaded_bytes: size,
             redactions: Counts::new(),
             uploaded_at: self.now.clone(),
@@ -357,6 +361,7 @@ impl Adopter {
                 cut: false,
                 captured_at: self.now.clone(),
                 stored_at: None,
+                named: false,
             });
             taken.push(one.path);
         }
@@ -366,13 +371,6 @@ impl Adopter {
         }
         Ok(())
     }
-}
-
-/// The range in an object's note: a hint, which the walk believes only when the bytes agree.
-fn range_of_note(note: &str) -> Option<[u64; 2]> {
-    let (start, end) = note.split_once('-')?;
-    let range = [start.parse().ok()?, end.parse().ok()?];
-    (range[0] <= range[1]).then_some(range)
 }
 
 /// Stands in for a file that is nowhere.
