@@ -190,7 +190,7 @@ impl Engine {
     }
 
     fn place_by_id(&mut self, file: &NewFile) -> Place {
-        let base = file.key();
+        let base = self.key_of(file);
         let directory = file.candidate.path.parent().unwrap_or(&file.candidate.path);
         let place = if file.archived() { &file.candidate.path } else { directory };
         let elsewhere = base.at_place(place.as_os_str().as_encoded_bytes());
@@ -222,6 +222,16 @@ impl Engine {
             }
         }
         Place::Wait // The same id at the same place, twice: the scan will not give it again.
+    }
+
+    /// The session's first key. The reference tool knows no owners: where it has stored a sub-agent under its bare id, and
+    /// nobody under the one that we give, that is where it goes on.
+    fn key_of(&self, file: &NewFile) -> SessionKey {
+        let own = file.key();
+        let bare = SessionKey::new(file.candidate.harness, &file.candidate.id);
+        let is_known =
+            |key: &SessionKey| self.newest(key).is_some() || !self.generations(key).is_empty();
+        if bare != own && !is_known(&own) && is_known(&bare) { bare } else { own }
     }
 
     fn place_unknown(&mut self, key: SessionKey) -> Place {
@@ -474,7 +484,7 @@ impl Engine {
             }
             Err(AdoptError::Store(failure)) => {
                 let away = matches!(failure, Failure::Store(_));
-                self.adoption_failed(&file.key(), failure);
+                self.adoption_failed(base, failure);
                 if away {
                     self.unplaced.push(file);
                 } else {
