@@ -14,6 +14,8 @@ mod fs;
 #[cfg(test)]
 pub(crate) mod memory;
 mod retry;
+#[expect(dead_code, reason = "no configuration leads to it yet")]
+mod s3;
 #[cfg(test)]
 mod suite;
 

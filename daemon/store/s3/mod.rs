@@ -1,0 +1,4 @@
+//! The store that speaks S3.
+
+mod credentials;
+mod signer;
