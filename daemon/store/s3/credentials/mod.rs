@@ -3,21 +3,30 @@
 //! Knows sources of keys and when keys expire; refuses to know buckets and signatures. No message and no `Debug` output of
 //! anything below here shows a secret.
 
+mod ambient;
 mod cache;
 mod environment;
 mod error;
+mod metadata;
+mod outlet;
+mod process;
+mod profiles;
+mod sso;
+mod sts;
 
 use std::fmt;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use reqsign_aws_v4::Credential;
 use reqsign_core::time::Timestamp as LibraryTimestamp;
 
+pub(crate) use self::ambient::{Ambient, Tools};
 pub(crate) use self::cache::Cache;
 pub(crate) use self::environment::Environment;
 pub(crate) use self::error::CredentialsError;
+pub(crate) use self::outlet::{Wire, WireError};
+pub(crate) use self::profiles::{ProfileSettings, named_by, profile_settings};
 
 /// What a request is signed with.
 #[derive(Clone, PartialEq, Eq)]
@@ -114,28 +123,5 @@ pub(crate) struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
-    }
-}
-
-/// The places that AWS's own tools look at for keys, in their order.
-#[derive(Debug)]
-pub(crate) struct Ambient {
-    environment: Arc<Environment>,
-}
-
-impl Ambient {
-    /// The places that `environment` leads to.
-    pub(crate) fn new(environment: Arc<Environment>) -> Ambient {
-        Ambient { environment }
-    }
-}
-
-#[async_trait]
-impl Source for Ambient {
-    async fn keys(&self) -> Result<Keys, CredentialsError> {
-        if let Some(keys) = self.environment.aws_keys()? {
-            return Ok(keys);
-        }
-        Err(CredentialsError::None { looked: vec!["AWS_ACCESS_KEY_ID (not set)".into()] })
     }
 }
