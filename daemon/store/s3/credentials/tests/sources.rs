@@ -174,7 +174,7 @@ async fn a_profile_assumes_its_own_role_with_its_own_keys_or_a_named_source_or_a
     let world = World::new();
     let service = token_service(world.clock.clone()).await;
     let token = world.path("token");
-    let own = static_profile("profile own").replace('\n', "\n");
+    let own = static_profile("profile own");
     let config = format!(
         "{own}role_arn = {ROLE}\nsource_profile = own\n\
          [profile env]\nrole_arn = {ROLE}\ncredential_source = Environment\n\

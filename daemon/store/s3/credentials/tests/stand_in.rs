@@ -120,14 +120,12 @@ impl Wire for PlainWire {
         let request = Request::from_parts(parts, Full::<Bytes>::from(body));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let exchange = async {
+        // The sender goes with the exchange, and the connection with it.
+        let exchange = async move {
             let (parts, body) = sender.send_request(request).await?.into_parts();
             Ok::<_, WireError>(Response::from_parts(parts, body.collect().await?.to_bytes()))
         };
-        tokio::select! {
-            response = exchange => response,
-            ended = connection => { ended?; Err("it was closed".into()) }
-        }
+        tokio::join!(exchange, connection).0
     }
 }
 
