@@ -13,7 +13,7 @@ use reqsign_core::{Context, SignRequest};
 use super::credentials::{Cache, CredentialsError, Keys, Source, SystemClock};
 
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +49,7 @@ impl Signer {
         Signer::with_cache(Cache::new(source, Arc::new(SystemClock)), region)
     }
 
-    fn with_cache(keys: Cache, region: &str) -> Signer {
+    pub(super) fn with_cache(keys: Cache, region: &str) -> Signer {
         // Only directory buckets have session tokens of their own kind, and a bucket must not be taken for one by its name.
         let signer = RequestSigner::new(SERVICE, region).with_standard_session_token();
         Signer { keys, signer }

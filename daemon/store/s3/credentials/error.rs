@@ -94,7 +94,7 @@ pub(crate) enum CredentialsError {
         reason: String,
     },
     /// An endpoint said no.
-    #[error("{party} at {endpoint} refused: {status} {answer}")]
+    #[error("{party} at {endpoint} refused: {}", format!("{status} {answer}").trim_end())]
     Refused {
         /// Who.
         party: String,

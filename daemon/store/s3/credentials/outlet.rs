@@ -180,7 +180,10 @@ impl Outlet {
     pub(super) fn failure(&self, error: &Error) -> CredentialsError {
         self.refusal().unwrap_or_else(|| match (self.last(), error.kind()) {
             // Nothing came from outside yet: these are fixed words about what it was given.
-            (Last::NotAsked, _) => CredentialsError::Unsignable(error.to_string()),
+            (Last::NotAsked, _) => CredentialsError::Endpoint {
+                setting: self.0.party.into(),
+                flaw: format!("cannot be asked: {error}"),
+            },
             (_, ErrorKind::CredentialInvalid) => {
                 CredentialsError::Stale { origin: self.0.party.into() }
             }

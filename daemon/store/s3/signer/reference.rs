@@ -15,7 +15,12 @@ pub(crate) struct Asked {
 }
 
 /// Checks the signature of a request as a store does. `Err` says what is wrong.
-pub(crate) fn verify(parts: &Parts, secret: &str, region: &str) -> Result<Asked, String> {
+pub(crate) fn verify(
+    parts: &Parts,
+    secret: &str,
+    region: &str,
+    service: &str,
+) -> Result<Asked, String> {
     let header = |name: &str| {
         let value = parts.headers.get(name).ok_or(format!("no {name}"))?;
         value.to_str().map_err(|_| format!("{name} is no text"))
@@ -29,7 +34,7 @@ pub(crate) fn verify(parts: &Parts, secret: &str, region: &str) -> Result<Asked,
     let (id, scope) = field("Credential")?.split_once('/').ok_or("no scope")?;
     let date = header("x-amz-date")?;
     let day = date.split('T').next().unwrap_or_default();
-    if scope != format!("{day}/{region}/s3/aws4_request") {
+    if scope != format!("{day}/{region}/{service}/aws4_request") {
         return Err(format!("another scope: {scope}"));
     }
     let signed = field("SignedHeaders")?;

@@ -26,7 +26,7 @@ fn fixed(token: Option<&str>) -> Signer {
 
 async fn signed(parts: &mut Parts) -> super::reference::Asked {
     fixed(None).sign(parts, NOTHING).await.unwrap();
-    verify(parts, SECRET, REGION).unwrap()
+    verify(parts, SECRET, REGION, SERVICE).unwrap()
 }
 
 /// The examples of «Signature Calculations for the Authorization Header: Transferring Payload in a Single Chunk».
@@ -80,9 +80,9 @@ fn the_reference_agrees_with_the_published_examples() {
         ] {
             parts.headers.insert(name, value.parse().unwrap());
         }
-        let asked = verify(&parts, SECRET, REGION).unwrap();
+        let asked = verify(&parts, SECRET, REGION, SERVICE).unwrap();
         assert_eq!(asked.access_key_id, ID);
-        assert!(verify(&parts, "another secret", REGION).is_err());
+        assert!(verify(&parts, "another secret", REGION, SERVICE).is_err());
     }
 }
 
@@ -140,7 +140,7 @@ async fn a_session_token_is_sent_and_signed_also_where_the_name_looks_like_a_dir
     {
         let mut parts = parts("GET", uri, &[]);
         fixed(Some("the/token+==")).sign(&mut parts, NOTHING).await.unwrap();
-        let asked = verify(&parts, SECRET, REGION).unwrap();
+        let asked = verify(&parts, SECRET, REGION, SERVICE).unwrap();
         assert_eq!(
             asked.signed_headers,
             "host;x-amz-content-sha256;x-amz-date;x-amz-security-token"
