@@ -1,10 +1,15 @@
 //! Continuing a session that the store knows and the state does not: after a lost state, or one that another writer began.
 //!
-//! What is stored is walked along the redacted source until both agree to the end; then capture goes on from there. Where they
+//! What is stored is walked along the source until both agree to the end ([`walk`]); then capture goes on from there. Where they
 //! disagree the source was rewritten, and the next generation begins. Parts that still wait in the outbox are taken along.
 //! A failure to read the store is an error to be tried again, never "nothing there".
 
-use std::path::{Path, PathBuf};
+mod same;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -18,9 +23,9 @@ use crate::mirror::manifest::{self, Failure};
 use crate::outbox::Waiting;
 use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::redact::Counts;
-use crate::source::{Cursor, Encoding, Next, Reading, SourceError, Stat, Unfinished};
+use crate::source::{Cursor, Encoding, SourceError, Stat};
 use crate::state::{PendingPart, Record};
-use crate::store::{ErrorKind, Store, StoreError};
+use crate::store::{ErrorKind, Object, Store, StoreError};
 
 /// What adoption works with.
 #[derive(Debug, Clone)]
@@ -37,11 +42,21 @@ pub(crate) struct Adopter {
 struct Held {
     key: SessionKey,
     manifest: Manifest,
+    /// All parts that are there.
+    listed: Vec<(PartName, u64)>,
     /// Objects in replay order that the manifest does not name yet.
     unnamed: Vec<PartEntry>,
     /// Parts in the outbox that go on where the objects end.
     waiting: Vec<PendingPart>,
     next_seq: u32,
+}
+
+impl Held {
+    /// Whether a named part is not there.
+    fn is_gone(&self, part: &PartEntry) -> bool {
+        let name = part.name();
+        !self.listed.iter().any(|(listed, _)| *listed == name)
+    }
 }
 
 /// Why a session could not be adopted now.
@@ -102,21 +117,28 @@ impl Adopter {
             );
         }
         let mut followed = None;
+        // Why the newest is not continued: that is what a next generation has to say.
+        let mut differs = None;
         for (at, one) in held.iter_mut().enumerate().rev() {
-            if let Some(walked) = self.walk(file, one).await? {
-                for (entry, range) in one.unnamed.iter_mut().zip(walked.unnamed) {
-                    entry.cursor_range = Some(range);
-                    entry.source_bytes = Some(range[1] - range[0]);
+            match self.walk(file, one).await? {
+                Ok(walked) => {
+                    for (entry, range) in one.unnamed.iter_mut().zip(walked.unnamed) {
+                        entry.cursor_range = Some(range);
+                        entry.source_bytes = Some(range[1] - range[0]);
+                    }
+                    followed = Some((at, walked.cursor));
+                    break;
                 }
-                followed = Some((at, walked.cursor));
-                break;
+                Err(why) => {
+                    differs.get_or_insert(why);
+                }
             }
         }
         let mut records = Vec::new();
         for one in &mut held {
             if !one.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &one.key, None, &one.unnamed);
-                one.manifest = named.await?;
+                let named = manifest::name_parts(&*self.store, &one.key, None, None, &one.unnamed);
+                one.manifest = named.await?.manifest;
             }
             let record = self.record(file, one, Cursor::start(file.stat));
             records.push((one.key.clone(), Record { superseded: true, ..record }));
@@ -133,7 +155,7 @@ impl Adopter {
                 records.push(self.next_generation(file, &records[newest], why));
             }
             None => {
-                let why = "its source is not what is stored";
+                let why = differs.unwrap_or("its source was found anew");
                 records.push(self.next_generation(file, &records[newest], why));
             }
         }
@@ -151,8 +173,8 @@ impl Adopter {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
             let mut held = self.held(key.clone(), own).await?;
             if !held.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &key, None, &held.unnamed);
-                held.manifest = named.await?;
+                let named = manifest::name_parts(&*self.store, &key, None, None, &held.unnamed);
+                held.manifest = named.await?.manifest;
             }
             let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
             let record = self.record(&file, &held, Cursor::start(file.stat));
@@ -177,6 +199,7 @@ impl Adopter {
             reason: Some(reason.to_owned()),
             manifest_due: false,
             compaction: None,
+            leaving: None,
             ..old.clone()
         };
         (key.with_generation(key.generation() + 1), record)
@@ -205,6 +228,7 @@ impl Adopter {
             reason: manifest.reason.clone(),
             manifest_due: false,
             compaction: None,
+            leaving: None,
         }
     }
 
@@ -221,7 +245,7 @@ impl Adopter {
         let listed = manifest::list_parts(store, &key).await?;
         let order = manifest::replay_order(&manifest, &listed);
         let mut unnamed = Vec::new();
-        for (name, size) in order.iter().skip(manifest.parts.len()) {
+        for (name, size) in order.iter().skip(manifest.chain().len()) {
             unnamed.push(self.unnamed_entry(&key, name, *size).await?);
         }
         self.sweep_leftovers(&key, &manifest, &listed).await?;
@@ -230,6 +254,7 @@ impl Adopter {
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
         let mut held = Held {
             key,
+            listed,
             next_seq: next_seq.max(manifest.next_seq),
             manifest,
             unnamed,
@@ -239,7 +264,8 @@ impl Adopter {
         Ok(held)
     }
 
-    /// An object that no manifest names yet: its range is not known until the source was walked, its digest is.
+    /// An object that no manifest names yet. Its note tells its range, if the store keeps notes; else the walk along the source
+    /// finds it.
     async fn unnamed_entry(
         &self,
         key: &SessionKey,
@@ -248,7 +274,8 @@ impl Adopter {
     ) -> Result<PartEntry, AdoptError> {
         let object = key.part_key(name);
         self.store.persist(&object).await?;
-        let mut reader = self.store.get(&object).await?.reader;
+        let Object { mut reader, note, .. } = self.store.get(&object).await?;
+        let range = manifest::range_of(note.as_deref());
         let mut digest = Sha256::new();
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -263,16 +290,18 @@ impl Adopter {
             }
             digest.update(&buffer[..n]);
         }
+        // A part of the reference tool has a name by chance, and then no digest: a manifest may only say one that fits the name.
+        let sha256 = Some(hex(&digest.finalize())).filter(|sha256| sha256.starts_with(&name.uuid));
         Ok(PartEntry {
             seq: name.seq,
             uuid: name.uuid.clone(),
-            cursor_range: None,
-            source_bytes: None,
+            cursor_range: range,
+            source_bytes: range.map(|[start, end]| end - start),
             uploaded_bytes: size,
             redactions: Counts::new(),
             uploaded_at: self.now.clone(),
             compacted_from: None,
-            sha256: Some(hex(&digest.finalize())),
+            sha256,
             other: serde_json::Map::new(),
         })
     }
@@ -332,6 +361,7 @@ impl Adopter {
                 cut: false,
                 captured_at: self.now.clone(),
                 stored_at: None,
+                named: false,
             });
             taken.push(one.path);
         }
@@ -340,164 +370,6 @@ impl Adopter {
             self.tools.disk.sync(&taken).map_err(AdoptError::Outbox)?;
         }
         Ok(())
-    }
-
-    /// Walks what is held along the redacted source. `Some`: all of it agrees.
-    async fn walk(&self, file: &NewFile, held: &Held) -> Result<Option<Walked>, AdoptError> {
-        let named = held.manifest.parts.iter().map(|entry| (Expected::of_entry(entry), false));
-        let unnamed = held.unnamed.iter().map(|entry| (Expected::of_entry(entry), true));
-        let waiting = held.waiting.iter().map(|part| (Expected::of_part(part), false));
-        let expected = named.chain(unnamed).chain(waiting).collect();
-        let (path, encoding) = (file.candidate.path.clone(), file.candidate.encoding);
-        let start = Cursor::start(file.stat);
-        let tools = self.tools.clone();
-        self.blocking.run(move || walk(&tools, &path, encoding, start, expected)).await
-    }
-}
-
-/// A stored or captured part, as the walk has to meet it.
-#[derive(Debug, Clone)]
-struct Expected {
-    bytes: u64,
-    range: Option<[u64; 2]>,
-    /// SHA-256, or nothing in a part that another writer named at random.
-    sha256: Option<String>,
-}
-
-impl Expected {
-    fn of_entry(entry: &PartEntry) -> Expected {
-        Expected {
-            bytes: entry.uploaded_bytes,
-            range: entry.cursor_range,
-            sha256: entry.sha256.clone(),
-        }
-    }
-
-    fn of_part(part: &PendingPart) -> Expected {
-        let sha256 = Some(part.sha256.clone());
-        Expected { bytes: part.bytes, range: Some(part.range), sha256 }
-    }
-
-    fn is(&self, bytes: u64, digest: Sha256) -> bool {
-        let digest = hex(&digest.finalize());
-        self.bytes == bytes && self.sha256.as_ref().is_none_or(|sha256| *sha256 == digest)
-    }
-}
-
-/// A walk that agreed to the end.
-#[derive(Debug)]
-struct Walked {
-    /// After all that is held.
-    cursor: Cursor,
-    /// Ranges of the objects that no manifest names.
-    unnamed: Vec<[u64; 2]>,
-}
-
-fn walk(
-    tools: &Tools,
-    path: &Path,
-    encoding: Encoding,
-    start: Cursor,
-    expected: Vec<(Expected, bool)>,
-) -> Result<Option<Walked>, AdoptError> {
-    let mut walk = Walk { tools, path, encoding, cursor: start };
-    let mut unnamed = Vec::new();
-    for (part, is_unnamed) in expected {
-        let from = walk.cursor.offset;
-        let agrees = match part.range {
-            Some([start, end]) => start == from && walk.along(end, &part)?,
-            None => walk.until_found(&part)?,
-        };
-        if !agrees {
-            let (range, bytes) = (part.range, part.bytes);
-            tracing::debug!(
-                from,
-                ?range,
-                bytes,
-                at = walk.cursor.offset,
-                "the source differs from what is stored here"
-            );
-            return Ok(None);
-        }
-        if is_unnamed {
-            unnamed.push([from, walk.cursor.offset]);
-        }
-    }
-    Ok(Some(Walked { cursor: walk.cursor, unnamed }))
-}
-
-/// A place in the source up to which stored and redacted bytes agree.
-struct Walk<'a> {
-    tools: &'a Tools,
-    path: &'a Path,
-    encoding: Encoding,
-    cursor: Cursor,
-}
-
-impl Walk<'_> {
-    fn open(&self) -> Result<Option<Reading>, AdoptError> {
-        match Reading::open(&*self.tools.files, self.path, self.encoding, &self.cursor)? {
-            Ok(reading) => Ok(Some(reading)),
-            Err(_) => Err(AdoptError::Changed), // It agreed a moment ago.
-        }
-    }
-
-    /// Goes on to `end` and compares what lies between with a part.
-    fn along(&mut self, end: u64, part: &Expected) -> Result<bool, AdoptError> {
-        let Some(mut reading) = self.open()? else { return Ok(false) };
-        let (mut bytes, mut digest) = (0, Sha256::new());
-        let mut redacted = Vec::new();
-        while self.cursor.offset < end {
-            let chunk = match reading.next_until(end)? {
-                Next::Chunk(chunk) if chunk.cursor.offset <= end => chunk,
-                Next::Chunk(_) | Next::End { .. } => return Ok(false),
-                Next::Changed => return Err(AdoptError::Changed),
-            };
-            redacted.clear();
-            let redactor = &self.tools.redactor;
-            redactor.redact(&chunk.context, &chunk.bytes, &mut redacted, &mut Counts::new());
-            digest.update(&redacted);
-            bytes += redacted.len() as u64;
-            if bytes > part.bytes {
-                return Ok(false);
-            }
-            self.cursor = chunk.cursor;
-        }
-        Ok(part.is(bytes, digest))
-    }
-
-    /// Goes on record by record until the redacted bytes are as many as the part's, and compares them.
-    fn until_found(&mut self, part: &Expected) -> Result<bool, AdoptError> {
-        let Some(mut reading) = self.open()? else { return Ok(false) };
-        let (mut bytes, mut at) = (0, self.cursor.offset);
-        let mut redacted = Vec::new();
-        'source: while bytes < part.bytes {
-            let chunk = match reading.next(Unfinished::Take)? {
-                Next::Chunk(chunk) => chunk,
-                Next::End { .. } => return Ok(false),
-                Next::Changed => return Err(AdoptError::Changed),
-            };
-            let mut context = chunk.context.as_slice();
-            for record in chunk.bytes.split_inclusive(|byte| *byte == b'\n') {
-                redacted.clear();
-                let redactor = &self.tools.redactor;
-                redactor.redact(context, record, &mut redacted, &mut Counts::new());
-                context = &[];
-                let with = bytes + redacted.len() as u64;
-                if with > part.bytes {
-                    // The part ends inside this record: it was torn when it was taken, and completed later.
-                    at += part.bytes - bytes;
-                    break 'source;
-                }
-                bytes = with;
-                at += record.len() as u64;
-                if bytes == part.bytes {
-                    break 'source;
-                }
-            }
-        }
-        drop(reading);
-        self.along(at, part)
     }
 }
 

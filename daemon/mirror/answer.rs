@@ -235,9 +235,10 @@ impl Engine {
     pub(super) fn session(&self, key: &SessionKey, record: &Record) -> Session {
         let live = self.live.get(key);
         let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
-        let stored: Vec<_> = record.pending.iter().filter(|p| p.stored_at.is_some()).collect();
+        let stored: Vec<_> = record.pending.iter().filter(|p| p.is_unnamed()).collect();
         let mut redactions = record.totals.redactions.clone();
-        for (name, count) in record.pending.iter().flat_map(|p| &p.redactions) {
+        let uncounted = record.pending.iter().filter(|p| !p.named);
+        for (name, count) in uncounted.flat_map(|p| &p.redactions) {
             *redactions.entry(name.clone()).or_default() += count;
         }
         Session {
@@ -356,7 +357,7 @@ impl Engine {
     pub(super) fn is_settled(&self) -> bool {
         let unsafe_pending = self.state.state().sessions.iter().any(|(key, record)| {
             let held = self.live.get(key).is_some_and(|l| l.held_until.is_some());
-            !held && !record.pending.is_empty()
+            !held && record.pending.iter().any(|part| !part.named)
         });
         self.scan_done > 0
             && self.nothing_to_place()
@@ -383,7 +384,7 @@ impl Engine {
         }
         for ((code, _), problem) in &self.problems {
             // A file that was never a session is worth a word; everything else means that something is not safe.
-            let harmless = ["source_unreadable", "redaction_off"].contains(code);
+            let harmless = ["source_unreadable", "redaction_off", "two_writers"].contains(code);
             let list = if harmless { &mut summary.problems } else { &mut summary.failures };
             list.push(problem.message.clone());
         }

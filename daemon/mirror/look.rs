@@ -546,6 +546,7 @@ impl Engine {
             reason: Some(why.to_owned()),
             manifest_due: false,
             compaction: None,
+            leaving: None,
             ..old.clone()
         }
     }

@@ -17,6 +17,7 @@ mod manifest;
 mod place;
 mod problems;
 mod replay;
+mod retreat;
 mod send;
 mod wait;
 
@@ -74,8 +75,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// `--once` gives up after this long without anything captured or stored.
 const ONCE_STALL: Duration = Duration::from_secs(60);
 
-/// Sends in flight. A local store shares its waits for the disk among them; a remote one has its own limit below.
+/// Sends in flight to a local store, which shares its waits for the disk among them.
 const SENDS_MAX: usize = 32;
+
+/// Sends in flight to a remote store: enough to drain thousands of manifests in time, few enough for stores that shed load
+/// from a dozen requests on.
+const SENDS_MAX_REMOTE: usize = 12;
 
 /// The time of day, for names in manifests; never for order or for waiting.
 pub(crate) trait Clock: Send + Sync + fmt::Debug {
@@ -190,8 +195,10 @@ struct Live {
     rewriting: Option<Rewriting>,
     /// When something was last captured.
     captured_at: Option<Instant>,
-    /// Since when stored parts wait to be named.
+    /// Since when stored parts wait to be named, or to be seen named.
     unnamed_since: Option<Instant>,
+    /// Since when objects of it wait to be known for nobody else's.
+    leaving_since: Option<Instant>,
     /// Nothing is sent before this: its manifest could not be used.
     held_until: Option<Instant>,
     /// Left out by the rules.
@@ -219,6 +226,8 @@ enum Done {
     Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
     Compaction(Box<deliver::Step>),
+    Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
+    Left(SessionKey, Result<Vec<crate::part::PartName>, manifest::Failure>),
     Replayed,
 }
 
@@ -283,6 +292,10 @@ pub(crate) struct Engine {
     store_retry_at: Option<Instant>,
     outbox_bytes: u64,
     compactions: HashMap<SessionKey, deliver::Running>,
+    /// Whether this store lets us delete; not known before the first compaction.
+    deletes: Option<bool>,
+    /// Generations that were left to another writer with objects of ours in them, and when to look at those.
+    leaving: BTreeMap<SessionKey, Instant>,
 
     waiters: Vec<wait::Waiter>,
     problems: BTreeMap<ProblemKey, Problem>,
@@ -365,6 +378,8 @@ impl Engine {
             store_retry_at: None,
             outbox_bytes: 0,
             compactions: HashMap::new(),
+            deletes: None,
+            leaving: BTreeMap::new(),
             waiters: Vec::new(),
             problems: BTreeMap::new(),
             progress_at: now,
@@ -402,6 +417,9 @@ impl Engine {
             self.by_path.insert(record.source.clone(), key.clone());
         }
         self.queue_send(key);
+        if record.leaving.is_some() {
+            self.leaving.insert(key.clone(), Instant::now());
+        }
         if record.compaction.is_some() {
             self.finish_compaction(key);
         }
@@ -482,6 +500,8 @@ impl Engine {
             Done::Adopted(base, file, adopted) => self.adopted(&base, *file, adopted),
             Done::Orphans(key, adopted) => self.adopted_orphans(&key, adopted),
             Done::Compaction(step) => self.compaction_step(*step),
+            Done::Moved(key, moved) => self.moved(&key, *moved),
+            Done::Left(key, left) => self.left(&key, left),
             Done::Replayed => {}
         }
     }
@@ -528,6 +548,7 @@ impl Engine {
         if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.nothing_to_place() {
             earlier(self.store_retry_at);
         }
+        earlier(self.leaving_due());
         earlier(self.place_at);
         earlier(self.drain_until);
         if self.settings.once {

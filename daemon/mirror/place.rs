@@ -184,7 +184,7 @@ impl Engine {
     }
 
     fn place_by_id(&mut self, file: &NewFile) -> Place {
-        let base = file.key();
+        let base = self.key_of(file);
         let directory = file.candidate.path.parent().unwrap_or(&file.candidate.path);
         let place = if file.archived() { &file.candidate.path } else { directory };
         let elsewhere = base.at_place(place.as_os_str().as_encoded_bytes());
@@ -216,6 +216,16 @@ impl Engine {
             }
         }
         Place::Wait // The same id at the same place, twice: the scan will not give it again.
+    }
+
+    /// The session's first key. The reference tool knows no owners: where it has stored a sub-agent under its bare id, and
+    /// nobody under the one that we give, that is where it goes on.
+    fn key_of(&self, file: &NewFile) -> SessionKey {
+        let own = file.key();
+        let bare = SessionKey::new(file.candidate.harness, &file.candidate.id);
+        let is_known =
+            |key: &SessionKey| self.newest(key).is_some() || !self.generations(key).is_empty();
+        if bare != own && !is_known(&own) && is_known(&bare) { bare } else { own }
     }
 
     fn place_unknown(&mut self, key: SessionKey) -> Place {
@@ -284,20 +294,27 @@ impl Engine {
         all.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The newest generation that the state has.
+    /// The newest generation that the state has: the one that is followed, if any is. What another writer's parts drove out of
+    /// an ended generation has a higher number.
     pub(super) fn newest(&self, base: &SessionKey) -> Option<(&SessionKey, &Record)> {
+        self.in_state(base).max_by_key(|(key, record)| (!record.superseded, key.generation()))
+    }
+
+    /// All generations of a session that the state has.
+    fn in_state(&self, base: &SessionKey) -> impl Iterator<Item = (&SessionKey, &Record)> {
+        let base = base.with_generation(1);
         let sessions = &self.state.state().sessions;
-        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.base();
-        let all = sessions.range(base.with_generation(1)..).take_while(|(key, _)| {
+        let (from, own) = (base.clone(), base.clone());
+        let all = sessions.range(from..).take_while(move |(key, _)| {
             key.harness() == base.harness() && key.id().starts_with(base.base())
         });
-        all.filter(|(key, _)| same(key)).max_by_key(|(key, _)| key.generation())
+        all.filter(move |(key, _)| key.harness() == own.harness() && key.base() == own.base())
     }
 
     /// The highest generation number that the state, the store or the outbox has.
     pub(super) fn newest_number(&self, key: &SessionKey) -> u32 {
         let base = key.with_generation(1);
-        let in_state = self.newest(&base).map_or(1, |(key, _)| key.generation());
+        let in_state = self.in_state(&base).map(|(key, _)| key.generation()).max().unwrap_or(1);
         let elsewhere = self.generations(&base).last().map_or(1, SessionKey::generation);
         in_state.max(elsewhere)
     }
@@ -320,6 +337,7 @@ impl Engine {
             reason: None,
             manifest_due: false,
             compaction: None,
+            leaving: None,
         }
     }
 
@@ -456,7 +474,7 @@ impl Engine {
             }
             Err(AdoptError::Store(failure)) => {
                 let away = matches!(failure, Failure::Store(_));
-                self.adoption_failed(&file.key(), failure);
+                self.adoption_failed(base, failure);
                 if away {
                     self.unplaced.push(file);
                 } else {

@@ -146,19 +146,28 @@ impl Reading {
         next
     }
 
-    /// The next chunk, at most up to a position: to compare content with parts whose bounds are known. An unfinished record
-    /// is taken. Only a record that is larger than a chunk may reach beyond the position.
+    /// The next chunk, at most up to a position, which may lie inside a record: to compare content with parts whose bounds are
+    /// known. An unfinished record is taken.
     pub(crate) fn next_until(&mut self, end: u64) -> Result<Next, SourceError> {
-        let bytes = usize::try_from(end.saturating_sub(self.cursor.offset)).unwrap_or(usize::MAX);
-        if self.over || bytes == 0 || bytes > self.limits.chunk {
+        let limit = usize::try_from(end.saturating_sub(self.cursor.offset)).unwrap_or(usize::MAX);
+        if self.over || limit == 0 {
             return self.next(Unfinished::Take);
         }
-        self.fill(bytes).map_err(|error| self.failed(error))?;
-        if self.buffer.len() < bytes {
-            return Ok(Next::End { unfinished_bytes: self.buffer.len() as u64 });
-        }
+        let Piece { bytes, cut } = if limit > self.limits.chunk {
+            match self.find_piece(Unfinished::Take).map_err(|error| self.failed(error))? {
+                Some(piece) if piece.bytes <= limit => piece,
+                Some(_) => Piece::whole(limit),
+                None => return Ok(Next::End { unfinished_bytes: self.buffer.len() as u64 }),
+            }
+        } else {
+            self.fill(limit).map_err(|error| self.failed(error))?;
+            if self.buffer.len() < limit {
+                return Ok(Next::End { unfinished_bytes: self.buffer.len() as u64 });
+            }
+            Piece::whole(limit)
+        };
         match self.look_again(bytes)? {
-            Some(stat) => Ok(Next::Chunk(self.give(bytes, false, stat))),
+            Some(stat) => Ok(Next::Chunk(self.give(bytes, cut, stat))),
             None => {
                 self.over = true;
                 Ok(Next::Changed)

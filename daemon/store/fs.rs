@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
-    Body, ErrorKind, Listed, Object, Store, StoreError, check_key, check_prefix, flaw_of, folders,
+    Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
+    check_prefix, flaw_of, folders,
 };
 use crate::durable::{Blocking, Disk, PieceReader, Temps, is_temp};
 
@@ -80,9 +82,14 @@ impl Store for FsStore {
         true
     }
 
+    /// Two daemons on one directory are kept apart by nothing but the numbers that they find.
+    fn conditions(&self) -> Conditions {
+        Conditions::Unsupported
+    }
+
     /// A file that is gone is [`ErrorKind::NotFound`] even if the object is there: only the caller knows whether it is the one
     /// that an earlier put, whose answer was lost, made of it. If so, it is durable by now.
-    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
+    async fn put(&self, key: &str, body: Body, _note: Option<&str>) -> Result<(), StoreError> {
         check_key("put", key)?;
         self.run("put", key, move |files, target| {
             files.check_root()?;
@@ -96,10 +103,15 @@ impl Store for FsStore {
         .await
     }
 
+    async fn swap(&self, key: &str, body: Bytes, _: Option<&Version>) -> Result<(), StoreError> {
+        self.put(key, Body::Bytes(body), None).await
+    }
+
     async fn get(&self, key: &str) -> Result<Object, StoreError> {
         check_key("get", key)?;
         let reader = self.run("get", key, Files::open).await?;
-        Ok(Object { reader: Box::pin(PieceReader::new(self.blocking.clone(), reader)) })
+        let reader = Box::pin(PieceReader::new(self.blocking.clone(), reader));
+        Ok(Object { reader, version: None, note: None })
     }
 
     async fn persist(&self, key: &str) -> Result<(), StoreError> {

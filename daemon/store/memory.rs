@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Body, ErrorKind, Listed, Object, Store, StoreError, check_key, check_prefix, folders};
+use super::{
+    Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
+    check_prefix, folders,
+};
 use crate::durable::Disk;
 
 /// A kind of request.
@@ -76,14 +79,24 @@ pub(crate) struct MemoryStore {
     disk: Arc<dyn Disk>,
     is_local: bool,
     renames: bool,
+    conditions: Conditions,
 }
 
 #[derive(Default)]
 struct Inner {
-    objects: BTreeMap<String, Bytes>,
+    objects: BTreeMap<String, Kept>,
     history: BTreeMap<String, Vec<Bytes>>,
     counts: BTreeMap<OpKind, u64>,
     hook: Option<Hook>,
+    /// So far; the number of a put is the version of what it put.
+    puts: u64,
+}
+
+#[derive(Clone)]
+struct Kept {
+    bytes: Bytes,
+    version: u64,
+    note: Option<String>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -95,12 +108,28 @@ impl fmt::Debug for MemoryStore {
 impl MemoryStore {
     /// An empty remote store; files to put are read from `disk`.
     pub(crate) fn new(disk: Arc<dyn Disk>) -> MemoryStore {
-        MemoryStore { inner: Arc::default(), disk, is_local: false, renames: false }
+        MemoryStore {
+            inner: Arc::default(),
+            disk,
+            is_local: false,
+            renames: false,
+            conditions: Conditions::Honoured,
+        }
     }
 
     /// A store that calls itself local and takes the files that it is given, as [`super::FsStore`] does.
     pub(crate) fn local(disk: Arc<dyn Disk>) -> MemoryStore {
-        MemoryStore { is_local: true, renames: true, ..MemoryStore::new(disk) }
+        MemoryStore {
+            is_local: true,
+            renames: true,
+            conditions: Conditions::Unsupported,
+            ..MemoryStore::new(disk)
+        }
+    }
+
+    /// A remote store that answers to conditions in this way.
+    pub(crate) fn with_conditions(self, conditions: Conditions) -> MemoryStore {
+        MemoryStore { conditions, ..self }
     }
 
     /// Asks `hook` before each request from now on.
@@ -110,7 +139,7 @@ impl MemoryStore {
 
     /// All objects now.
     pub(crate) fn objects(&self) -> BTreeMap<String, Bytes> {
-        self.lock().objects.clone()
+        self.lock().objects.iter().map(|(key, kept)| (key.clone(), kept.bytes.clone())).collect()
     }
 
     /// Every different content that a key ever had, oldest first.
@@ -130,7 +159,12 @@ impl MemoryStore {
 
     /// Puts an object behind the recorder's back; it is not counted.
     pub(crate) fn insert(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.lock().insert(key, bytes.into());
+        self.lock().insert(key, bytes.into(), None);
+    }
+
+    /// Removes an object behind the recorder's back; it is not counted.
+    pub(crate) fn remove(&self, key: &str) {
+        self.lock().objects.remove(key);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -170,11 +204,19 @@ impl MemoryStore {
     }
 
     /// The bytes of a body; a file is consumed if this store takes files by rename.
-    fn take(&self, inner: &mut Inner, key: &str, body: Body) -> std::io::Result<()> {
+    fn take(
+        &self,
+        inner: &mut Inner,
+        key: &str,
+        body: Body,
+        note: Option<&str>,
+    ) -> std::io::Result<()> {
+        // A local store has no place for notes.
+        let note = note.filter(|_| !self.is_local);
         match body {
-            Body::Bytes(bytes) => inner.insert(key, bytes),
+            Body::Bytes(bytes) => inner.insert(key, bytes, note),
             Body::File(path) => {
-                inner.insert(key, self.disk.read(&path)?.into());
+                inner.insert(key, self.disk.read(&path)?.into(), note);
                 if self.renames {
                     self.disk.remove(&path)?;
                     self.disk.sync(&[path.parent().unwrap_or(&path).to_owned()])?;
@@ -186,18 +228,20 @@ impl MemoryStore {
 }
 
 impl Inner {
-    fn insert(&mut self, key: &str, bytes: Bytes) {
+    fn insert(&mut self, key: &str, bytes: Bytes, note: Option<&str>) {
         let history = self.history.entry(key.to_owned()).or_default();
         if !history.contains(&bytes) {
             history.push(bytes.clone());
         }
-        self.objects.insert(key.to_owned(), bytes);
+        self.puts += 1;
+        let kept = Kept { bytes, version: self.puts, note: note.map(str::to_owned) };
+        self.objects.insert(key.to_owned(), kept);
     }
 
     fn list(&self, prefix: &str) -> Vec<Listed> {
         let from = self.objects.range(prefix.to_owned()..);
         from.take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, bytes)| Listed { key: key.clone(), size: bytes.len() as u64 })
+            .map(|(key, kept)| Listed { key: key.clone(), size: kept.bytes.len() as u64 })
             .collect()
     }
 }
@@ -216,10 +260,14 @@ impl Store for MemoryStore {
         self.is_local
     }
 
-    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
+    fn conditions(&self) -> Conditions {
+        self.conditions
+    }
+
+    async fn put(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), StoreError> {
         check_key("put", key)?;
         let effect = |inner: &mut Inner| {
-            self.take(inner, key, body).map_err(|error| {
+            self.take(inner, key, body, note).map_err(|error| {
                 let kind = match error.kind() {
                     std::io::ErrorKind::NotFound => ErrorKind::NotFound,
                     _ => ErrorKind::Unavailable,
@@ -230,16 +278,32 @@ impl Store for MemoryStore {
         self.serve(OpKind::Put, key, effect).await
     }
 
+    async fn swap(&self, key: &str, body: Bytes, seen: Option<&Version>) -> Result<(), StoreError> {
+        check_key("put", key)?;
+        let effect = |inner: &mut Inner| {
+            let version = inner.objects.get(key).map(|kept| Version(kept.version.to_string()));
+            if self.conditions == Conditions::Honoured && version.as_ref() != seen {
+                let why = "the object is another one by now";
+                return Err(StoreError::new(ErrorKind::Changed, "put", key, why));
+            }
+            inner.insert(key, body, None);
+            Ok(())
+        };
+        self.serve(OpKind::Put, key, effect).await
+    }
+
     async fn get(&self, key: &str) -> Result<Object, StoreError> {
         check_key("get", key)?;
         let effect = |inner: &mut Inner| inner.objects.get(key).cloned().ok_or(missing(key));
-        let bytes = self.serve(OpKind::Get, key, effect).await?;
-        Ok(Object { reader: Box::pin(std::io::Cursor::new(bytes)) })
+        let kept = self.serve(OpKind::Get, key, effect).await?;
+        let version = (!self.is_local).then(|| Version(kept.version.to_string()));
+        Ok(Object { reader: Box::pin(std::io::Cursor::new(kept.bytes)), version, note: kept.note })
     }
 
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError> {
         check_key("size", key)?;
-        let effect = |inner: &mut Inner| Ok(inner.objects.get(key).map(|bytes| bytes.len() as u64));
+        let effect =
+            |inner: &mut Inner| Ok(inner.objects.get(key).map(|kept| kept.bytes.len() as u64));
         self.serve(OpKind::Size, key, effect).await
     }
 

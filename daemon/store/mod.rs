@@ -14,11 +14,13 @@ mod fs;
 #[cfg(test)]
 pub(crate) mod memory;
 mod retry;
+mod s3;
 #[cfg(test)]
 mod suite;
 
 pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
+pub(crate) use s3::{S3Settings, S3Store, Signer, Transport, credentials, is_loopback};
 
 /// Longest key that every store takes: the limit of S3.
 const KEY_BYTES_MAX: usize = 1024;
@@ -35,8 +37,18 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     /// Whether a put costs no request: manifests then follow their parts at once.
     fn is_local(&self) -> bool;
 
-    /// Stores an object durably under `key`, replacing what is there. When it returns, the object survives a power loss.
-    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError>;
+    /// Whether a condition on a put means anything here.
+    fn conditions(&self) -> Conditions;
+
+    /// Stores an object durably under `key`, replacing what is there. When it returns, the object survives a power loss. The
+    /// note is a few printable characters that come back with the object where the store keeps such things (a local one does
+    /// not): a hint, never the only place of a fact.
+    async fn put(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), StoreError>;
+
+    /// Stores an object as [`Store::put`] does, but only if `key` still holds the version that `seen` was got with (`None`:
+    /// only if it holds nothing). Fails with [`ErrorKind::Changed`] if not. Where conditions mean nothing the put is
+    /// unconditional, so whoever swaps has just got the object and notices another writer by what it finds the next time.
+    async fn swap(&self, key: &str, body: Bytes, seen: Option<&Version>) -> Result<(), StoreError>;
 
     /// Opens an object for reading. Fails with [`ErrorKind::NotFound`] when there is none.
     async fn get(&self, key: &str) -> Result<Object, StoreError>;
@@ -62,6 +74,24 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
 }
 
+/// Whether a store does what a condition on a put asks for. Found out by trying, never by the name of the store: some answer
+/// 200 to a condition that does not hold, and overwrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conditions {
+    /// Not tried yet.
+    Unknown,
+    /// A put whose condition did not hold was refused.
+    Honoured,
+    /// A put whose condition did not hold was done.
+    Ignored,
+    /// Every put with a condition is refused, or there is no such thing here.
+    Unsupported,
+}
+
+/// Which version of an object was got: an ETag. Opaque to all but its store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version(pub(crate) String);
+
 /// What is put.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
@@ -75,6 +105,10 @@ pub(crate) enum Body {
 pub(crate) struct Object {
     /// Its bytes.
     pub(crate) reader: Pin<Box<dyn AsyncRead + Send>>,
+    /// What [`Store::swap`] takes; `None` where the store tells no versions.
+    pub(crate) version: Option<Version>,
+    /// The note of its put, where the store keeps one.
+    pub(crate) note: Option<String>,
 }
 
 /// An entry of a listing.
@@ -91,6 +125,8 @@ pub(crate) struct Listed {
 pub(crate) enum ErrorKind {
     /// No such object.
     NotFound,
+    /// The object is another than the one that was seen.
+    Changed,
     /// Not allowed: a person has to change rights or credentials.
     Denied,
     /// The key or the request is not acceptable; asking again will not help.

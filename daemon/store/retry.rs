@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Body, ErrorKind, Listed, Object, Store, StoreError};
+use super::{Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version};
 use crate::durable::{Blocking, Disk};
 
 /// Attempts in all. Together with the waits below it covers a store that restarts or sheds load for a moment.
@@ -95,10 +96,11 @@ impl<S: Store> Retry<S> {
         &self,
         key: &str,
         body: Body,
+        note: Option<&str>,
         number: u32,
         file_size: Option<u64>,
     ) -> Result<(), StoreError> {
-        match self.inner.put(key, body).await {
+        match self.inner.put(key, body, note).await {
             Err(error)
                 if error.kind == ErrorKind::NotFound && number > 1 && file_size.is_some() =>
             {
@@ -119,12 +121,21 @@ impl<S: Store> Store for Retry<S> {
         self.inner.is_local()
     }
 
-    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
+    fn conditions(&self) -> Conditions {
+        self.inner.conditions()
+    }
+
+    async fn put(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), StoreError> {
         let size = match &body {
             Body::Bytes(_) => None,
             Body::File(path) => self.file_size(path.clone()).await,
         };
-        self.again("put", |number| self.put_once(key, body.clone(), number, size)).await
+        self.again("put", |number| self.put_once(key, body.clone(), note, number, size)).await
+    }
+
+    /// After a lost answer the object may be the one that was put: the caller, who knows its content, looks again.
+    async fn swap(&self, key: &str, body: Bytes, seen: Option<&Version>) -> Result<(), StoreError> {
+        self.again("put", |_| self.inner.swap(key, body.clone(), seen)).await
     }
 
     async fn get(&self, key: &str) -> Result<Object, StoreError> {

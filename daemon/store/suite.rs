@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::io::AsyncReadExt;
 
 use super::memory::MemoryStore;
-use super::{Body, ErrorKind, FsStore, Retry, Store, StoreError};
+use super::{Body, Conditions, ErrorKind, FsStore, Retry, Store, StoreError, Version};
 use crate::durable::memory::MemoryDisk;
 use crate::durable::{Blocking, Disk, OsDisk};
 
@@ -24,6 +24,8 @@ pub(super) async fn contract(store: &dyn Store, disk: &dyn Disk, outbox: &Path) 
     Box::pin(files_are_taken(store, disk, outbox)).await;
     Box::pin(listings_tell_what_is_there(store)).await;
     Box::pin(bad_keys_are_refused(store)).await;
+    Box::pin(notes_come_back_or_not_at_all(store)).await;
+    Box::pin(a_swap_is_conditional_or_says_that_it_is_not(store)).await;
     Box::pin(many_objects(store)).await;
     assert!(store.list("").await.unwrap().is_empty(), "every test cleans up");
 }
@@ -57,18 +59,18 @@ async fn objects_come_back(store: &dyn Store) {
     assert_eq!(store.get(key).await.err().unwrap().kind, ErrorKind::NotFound);
     assert_eq!(store.size(key).await.unwrap(), None);
     store.delete(key).await.expect("that there is none is no error");
-    store.put(key, bytes("one")).await.unwrap();
-    store.put(key, bytes("one")).await.expect("the same again is the same");
+    store.put(key, bytes("one"), None).await.unwrap();
+    store.put(key, bytes("one"), None).await.expect("the same again is the same");
     assert_eq!(read(store, key).await.unwrap(), b"one");
-    store.put(key, bytes("replaced")).await.unwrap();
+    store.put(key, bytes("replaced"), None).await.unwrap();
     assert_eq!(read(store, key).await.unwrap(), b"replaced");
     assert_eq!(store.size(key).await.unwrap(), Some(8));
     let beside = "sessions/open%20claw/main__x@0123abcd/meta.json";
-    store.put(beside, Body::Bytes(Bytes::new())).await.unwrap();
+    store.put(beside, Body::Bytes(Bytes::new()), None).await.unwrap();
     assert_eq!(read(store, beside).await.unwrap(), b"", "an empty object is an object");
     assert_eq!(store.size(beside).await.unwrap(), Some(0));
     let big: Bytes = (0..5_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
-    store.put(key, Body::Bytes(big.clone())).await.unwrap();
+    store.put(key, Body::Bytes(big.clone()), None).await.unwrap();
     assert!(read(store, key).await.unwrap() == big);
     store.delete(key).await.unwrap();
     assert_eq!(store.size(key).await.unwrap(), None);
@@ -80,11 +82,11 @@ async fn files_are_taken(store: &dyn Store, disk: &dyn Disk, outbox: &Path) {
     let (file, key) = (outbox.join("s/part"), "sessions/hermes/x/part-00001-0123abcd.jsonl");
     for content in [Vec::new(), b"first".to_vec(), vec![7; 3_000_000], b"last".to_vec()] {
         disk.replace(&file, &content).unwrap();
-        store.put(key, Body::File(file.clone())).await.unwrap();
+        store.put(key, Body::File(file.clone()), None).await.unwrap();
         assert!(read(store, key).await.unwrap() == content);
         disk.remove(&file).expect("what may be left is the caller's");
     }
-    let gone = store.put(key, Body::File(file)).await.unwrap_err();
+    let gone = store.put(key, Body::File(file), None).await.unwrap_err();
     assert_eq!(gone.kind, ErrorKind::NotFound);
     assert_eq!(read(store, key).await.unwrap(), b"last", "a failed put changes nothing");
     clear(store).await;
@@ -94,7 +96,7 @@ async fn listings_tell_what_is_there(store: &dyn Store) {
     assert!(store.list_folders("sessions/").await.unwrap().is_empty());
     let all = ["a.b", "a/b/c", "a/b/d", "a/x", "ab/c", "b-1/d/e", "b/e"];
     for key in all {
-        store.put(&format!("sessions/{key}"), bytes(key)).await.unwrap();
+        store.put(&format!("sessions/{key}"), bytes(key), None).await.unwrap();
     }
     let list = async |prefix: &str| -> Vec<String> {
         let all = keys(store, prefix).await;
@@ -140,7 +142,7 @@ async fn bad_keys_are_refused(store: &dyn Store) {
     ];
     for key in bad {
         let errors = [
-            store.put(key, bytes("x")).await.err(),
+            store.put(key, bytes("x"), None).await.err(),
             store.get(key).await.err(),
             store.size(key).await.err(),
             store.delete(key).await.err(),
@@ -158,11 +160,51 @@ async fn bad_keys_are_refused(store: &dyn Store) {
     }
 }
 
+async fn notes_come_back_or_not_at_all(store: &dyn Store) {
+    let key = "sessions/codex/a/part-00001-0123abcd.jsonl";
+    store.put(key, bytes("one"), Some("17-20")).await.unwrap();
+    let kept = if store.is_local() { None } else { Some("17-20".to_owned()) };
+    assert_eq!(store.get(key).await.unwrap().note, kept);
+    store.put(key, bytes("one"), None).await.unwrap();
+    assert_eq!(store.get(key).await.unwrap().note, None, "an object has the note of its last put");
+    clear(store).await;
+}
+
+async fn a_swap_is_conditional_or_says_that_it_is_not(store: &dyn Store) {
+    let key = "sessions/codex/a/meta.json";
+    let swap = async |content: &'static str, seen: Option<&Version>| {
+        store.swap(key, Bytes::from_static(content.as_bytes()), seen).await
+    };
+    swap("one", None).await.unwrap();
+    let first = store.get(key).await.unwrap().version;
+    swap("two", first.as_ref()).await.unwrap();
+    assert_eq!(read(store, key).await.unwrap(), b"two");
+    let outcomes = [swap("three", None).await, swap("three", first.as_ref()).await];
+    match store.conditions() {
+        Conditions::Honoured => {
+            for outcome in outcomes {
+                assert_eq!(outcome.unwrap_err().kind, ErrorKind::Changed);
+            }
+            assert_eq!(read(store, key).await.unwrap(), b"two");
+            let gone = first.as_ref();
+            store.delete(key).await.unwrap();
+            assert_eq!(swap("three", gone).await.unwrap_err().kind, ErrorKind::Changed);
+            swap("three", None).await.unwrap();
+        }
+        Conditions::Ignored | Conditions::Unsupported => {
+            assert!(outcomes.iter().all(Result::is_ok));
+        }
+        Conditions::Unknown => panic!("a swap finds out"),
+    }
+    assert_eq!(read(store, key).await.unwrap(), b"three");
+    clear(store).await;
+}
+
 async fn many_objects(store: &dyn Store) {
     let wanted: Vec<String> =
         (0..MANY).map(|n| format!("sessions/many/{}/part-{n:05}", n % 7)).collect();
     for chunk in wanted.chunks(AT_ONCE) {
-        let puts = chunk.iter().map(|key| store.put(key, Body::Bytes(key.clone().into())));
+        let puts = chunk.iter().map(|key| store.put(key, Body::Bytes(key.clone().into()), None));
         for result in join_all(puts).await {
             result.unwrap();
         }
@@ -172,7 +214,7 @@ async fn many_objects(store: &dyn Store) {
     assert_eq!(keys(store, "sessions/many/").await, sorted, "T45: no page is missing");
     assert_eq!(store.list_folders("sessions/many/").await.unwrap().len(), 7);
     assert_eq!(read(store, &wanted[MANY - 1]).await.unwrap(), wanted[MANY - 1].as_bytes());
-    let same = join_all((0..AT_ONCE).map(|_| store.put(&wanted[0], bytes("same")))).await;
+    let same = join_all((0..AT_ONCE).map(|_| store.put(&wanted[0], bytes("same"), None))).await;
     assert!(same.iter().all(Result::is_ok), "one key, many writers");
     assert_eq!(read(store, &wanted[0]).await.unwrap(), b"same");
     clear(store).await;

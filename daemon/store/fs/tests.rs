@@ -27,8 +27,8 @@ async fn t32_what_was_put_survives_a_power_loss_and_a_taken_file_does_not_come_b
             disk.mount(Path::new("/bucket"));
         }
         disk.replace(&source(), b"part").unwrap();
-        local(&disk).put(KEY, Body::File(source())).await.unwrap();
-        local(&disk).put("sessions/codex/x/meta.json", bytes("meta")).await.unwrap();
+        local(&disk).put(KEY, Body::File(source()), None).await.unwrap();
+        local(&disk).put("sessions/codex/x/meta.json", bytes("meta"), None).await.unwrap();
         assert_eq!(disk.size(&source()).unwrap().is_some(), mount, "a copy leaves the source");
         disk.crash(&mut fastrand::Rng::with_seed(seed));
         assert_eq!(read(&local(&disk), KEY).await.unwrap(), b"part");
@@ -55,7 +55,7 @@ async fn kill_everywhere(mount: bool, power_loss: Option<u64>) -> i32 {
             left -= 1;
             if left < 0 { DiskFault::Dead } else { DiskFault::None }
         }));
-        let done = local(&disk).put(KEY, Body::File(source())).await.is_ok();
+        let done = local(&disk).put(KEY, Body::File(source()), None).await.is_ok();
         disk.clear_hook();
         match power_loss {
             Some(seed) => disk.crash(&mut fastrand::Rng::with_seed(seed)),
@@ -70,7 +70,7 @@ async fn kill_everywhere(mount: bool, power_loss: Option<u64>) -> i32 {
         }
         assert!(!done || object.is_some());
         // What a restart does: put again; what is gone has become the object.
-        match store.put(KEY, Body::File(source())).await {
+        match store.put(KEY, Body::File(source()), None).await {
             Err(error) => assert_eq!((error.kind, file), (ErrorKind::NotFound, None)),
             Ok(()) => assert!(file.is_some()),
         }
@@ -97,11 +97,11 @@ async fn t44_a_full_disk_is_told_and_a_half_copy_removed() {
     disk.mount(Path::new("/bucket"));
     disk.replace(&source(), &[7; 1000]).unwrap();
     disk.set_capacity(Some(1500));
-    let error = local(&disk).put(KEY, Body::File(source())).await.unwrap_err();
+    let error = local(&disk).put(KEY, Body::File(source()), None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Full);
     assert!(disk.list(Path::new("/bucket")).unwrap().is_empty());
     disk.set_capacity(None);
-    local(&disk).put(KEY, Body::File(source())).await.unwrap();
+    local(&disk).put(KEY, Body::File(source()), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn t42_a_store_that_was_pulled_out_is_away_and_not_empty() {
     let new = || FsStore::new(Arc::new(OsDisk::new()), root.clone(), Blocking::Pool);
     let store = new();
     assert!(store.list("").await.unwrap().is_empty(), "a new store is empty");
-    store.put(KEY, bytes("x")).await.unwrap();
+    store.put(KEY, bytes("x"), None).await.unwrap();
     std::fs::remove_dir_all(&root).unwrap();
     let knows = new();
     knows.expect_present();
@@ -120,7 +120,10 @@ async fn t42_a_store_that_was_pulled_out_is_away_and_not_empty() {
         assert_eq!(store.size(KEY).await.unwrap_err().kind, ErrorKind::Unavailable);
         assert_eq!(store.get(KEY).await.err().unwrap().kind, ErrorKind::Unavailable);
         assert_eq!(store.delete(KEY).await.unwrap_err().kind, ErrorKind::Unavailable);
-        assert_eq!(store.put(KEY, bytes("y")).await.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(
+            store.put(KEY, bytes("y"), None).await.unwrap_err().kind,
+            ErrorKind::Unavailable
+        );
     }
     assert!(!root.exists());
 }
@@ -128,7 +131,7 @@ async fn t42_a_store_that_was_pulled_out_is_away_and_not_empty() {
 #[tokio::test]
 async fn t42_a_directory_that_cannot_be_read_fails_the_listing() {
     let disk = MemoryDisk::new();
-    local(&disk).put(KEY, bytes("x")).await.unwrap();
+    local(&disk).put(KEY, bytes("x"), None).await.unwrap();
     disk.set_hook(Box::new(|name, _| match name {
         "list" => DiskFault::Error(io::ErrorKind::PermissionDenied),
         _ => DiskFault::None,
@@ -142,7 +145,7 @@ async fn links_hidden_files_and_temporary_ones_are_no_objects() {
     let scratch = tempfile::tempdir().unwrap();
     let (disk, root) = (Arc::new(OsDisk::new()), scratch.path().join("bucket"));
     let store = FsStore::new(disk.clone(), root.clone(), Blocking::Pool);
-    store.put(KEY, bytes("x")).await.unwrap();
+    store.put(KEY, bytes("x"), None).await.unwrap();
     for stray in [".DS_Store", "sessions/.1-2.tmp", "sessions/.git/config", "../outside/secret"] {
         disk.replace(&root.join(stray), b"stray").unwrap();
     }
@@ -164,7 +167,7 @@ async fn a_sweep_removes_old_temporary_files_and_nothing_else() {
     disk.replace(Path::new("/bucket/notes.tmp"), b"not ours").unwrap();
     disk.set_now(day(9));
     disk.replace(Path::new("/bucket/sessions/.2-0.tmp"), b"being written").unwrap();
-    local(&disk).put(KEY, bytes("x")).await.unwrap();
+    local(&disk).put(KEY, bytes("x"), None).await.unwrap();
     assert_eq!(local(&disk).sweep(day(2)).await.unwrap(), 1);
     let left: Vec<_> = disk.list(Path::new("/bucket")).unwrap().into_iter().map(|f| f.0).collect();
     let key = Path::new("/bucket").join(KEY);
@@ -177,10 +180,10 @@ async fn a_sweep_removes_old_temporary_files_and_nothing_else() {
 #[tokio::test]
 async fn errors_name_operation_and_key_and_never_repeat_their_source() {
     let disk = MemoryDisk::new();
-    local(&disk).put("sessions/a", bytes("x")).await.unwrap();
-    let below = local(&disk).put("sessions/a/b", bytes("x")).await.unwrap_err();
+    local(&disk).put("sessions/a", bytes("x"), None).await.unwrap();
+    let below = local(&disk).put("sessions/a/b", bytes("x"), None).await.unwrap_err();
     assert_eq!(below.kind, ErrorKind::Invalid, "an object is no directory");
-    let above = local(&disk).put("sessions", bytes("x")).await.unwrap_err();
+    let above = local(&disk).put("sessions", bytes("x"), None).await.unwrap_err();
     assert_eq!(above.kind, ErrorKind::Invalid);
     assert_eq!(above.to_string(), "cannot put sessions");
     assert!(!above.to_string().contains(&above.source().unwrap().to_string()));

@@ -35,7 +35,7 @@ async fn t36_every_operation_is_asked_again_while_the_store_is_away() {
     for kind in [OpKind::Put, OpKind::Get, OpKind::Size, OpKind::List, OpKind::ListFolders] {
         let (store, disk) = failing(ATTEMPTS_MAX - 1, kind, AWAY);
         let retry = retry(store.clone(), &disk, 1);
-        retry.put(KEY, bytes("x")).await.unwrap();
+        retry.put(KEY, bytes("x"), None).await.unwrap();
         assert_eq!(read(&retry, KEY).await.unwrap(), b"x");
         assert_eq!(retry.size(KEY).await.unwrap(), Some(1));
         assert_eq!(retry.list("").await.unwrap().len(), 1);
@@ -77,8 +77,14 @@ impl Store for Slow {
     fn is_local(&self) -> bool {
         false
     }
-    async fn put(&self, key: &str, body: Body) -> Result<(), StoreError> {
-        self.0.put(key, body).await
+    async fn put(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), StoreError> {
+        self.0.put(key, body, note).await
+    }
+    fn conditions(&self) -> Conditions {
+        self.0.conditions()
+    }
+    async fn swap(&self, key: &str, body: Bytes, seen: Option<&Version>) -> Result<(), StoreError> {
+        self.0.swap(key, body, seen).await
     }
     async fn get(&self, key: &str) -> Result<Object, StoreError> {
         self.0.get(key).await
@@ -112,7 +118,7 @@ async fn t44_what_will_not_pass_by_itself_is_told_at_once() {
     for kind in [ErrorKind::Full, ErrorKind::Denied, ErrorKind::Invalid, ErrorKind::NotFound] {
         let (store, disk) = failing(1, OpKind::Put, StoreFault::FailBefore(kind));
         let began = Instant::now();
-        let error = retry(store.clone(), &disk, 1).put(KEY, bytes("x")).await.unwrap_err();
+        let error = retry(store.clone(), &disk, 1).put(KEY, bytes("x"), None).await.unwrap_err();
         assert_eq!((error.kind, store.requests()), (kind, 1));
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
@@ -125,7 +131,7 @@ async fn t43_a_put_whose_answer_was_lost_is_done_once_and_succeeds() {
     for body in [bytes("part"), Body::File(file.into())] {
         let (store, disk) = failing(2, OpKind::Put, lost);
         disk.replace(file, b"part").unwrap();
-        retry(store.clone(), &disk, 1).put(KEY, body).await.unwrap();
+        retry(store.clone(), &disk, 1).put(KEY, body, None).await.unwrap();
         assert_eq!(store.objects()[KEY], "part");
         assert_eq!(store.history()[KEY].len(), 1, "a key never gets two contents");
     }
@@ -136,7 +142,7 @@ async fn t43_a_file_that_is_gone_is_no_success_unless_the_object_is_all_there() 
     let file = std::path::Path::new("/outbox/part");
     let (store, disk) = failing(0, OpKind::Put, AWAY);
     store.insert(KEY, "part");
-    let gone = retry(store, &disk, 1).put(KEY, Body::File(file.into())).await.unwrap_err();
+    let gone = retry(store, &disk, 1).put(KEY, Body::File(file.into()), None).await.unwrap_err();
     assert_eq!(gone.kind, ErrorKind::NotFound, "nobody knows the size that it had");
     let (store, disk) = failing(0, OpKind::Put, AWAY);
     disk.replace(file, b"part").unwrap();
@@ -149,7 +155,7 @@ async fn t43_a_file_that_is_gone_is_no_success_unless_the_object_is_all_there() 
         }
         if puts == 1 { StoreFault::FailAfter(ErrorKind::Unavailable) } else { StoreFault::None }
     }));
-    let torn = retry(store, &disk, 1).put(KEY, Body::File(file.into())).await.unwrap_err();
+    let torn = retry(store, &disk, 1).put(KEY, Body::File(file.into()), None).await.unwrap_err();
     assert_eq!(torn.kind, ErrorKind::NotFound);
 }
 
@@ -167,7 +173,7 @@ async fn t43_a_local_put_that_failed_after_its_rename_is_synced_before_it_succee
             DiskFault::Error(std::io::ErrorKind::Other)
         }));
         let new = || FsStore::new(Arc::new(disk.clone()), "/bucket".into(), Blocking::Inline);
-        retry(new(), &disk, seed).put(KEY, Body::File(file.into())).await.unwrap();
+        retry(new(), &disk, seed).put(KEY, Body::File(file.into()), None).await.unwrap();
         disk.crash(&mut fastrand::Rng::with_seed(seed));
         assert_eq!(read(&new(), KEY).await.unwrap(), b"part");
         assert_eq!(disk.size(file).unwrap(), None);
