@@ -198,6 +198,7 @@ impl Adopter {
             pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
             ended_at: manifest.ended_at.clone(),
+            about: Default::default(),
             archived: file.archived(),
             gone: false,
             stopped: !manifest.followed,

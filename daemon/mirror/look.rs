@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::capture::{self, BATCH_LOOKS_MAX, Batch, Care, Look, Seen};
+use super::databases::changed_by;
 use super::find::{Findings, Looked};
 use super::{DISK_RETRY, Done, Engine, IDLE_AFTER, Rewriting, SCAN_EVERY, chain};
 use crate::api::{Coverage, Phase};
@@ -41,6 +42,11 @@ impl Engine {
             return;
         }
         self.dirty.insert(key.clone());
+        self.ask_for_tick();
+    }
+
+    /// Looks are due, as soon as the interval allows.
+    pub(super) fn ask_for_tick(&mut self) {
         let now = Instant::now();
         let at = self.last_tick.map_or(now, |last| now.max(last + self.settings.interval));
         let at = if self.settings.once || self.is_urgent() { now } else { at };
@@ -83,6 +89,7 @@ impl Engine {
         for path in taken.paths {
             match self.by_path.get(&path).cloned() {
                 Some(key) => self.mark_dirty(&key),
+                None if self.note_database(&path) => {}
                 None if self.excluded.contains(&path) || self.placing.contains(&path) => {}
                 None => unknown.push(path),
             }
@@ -90,11 +97,15 @@ impl Engine {
         if unknown.is_empty() {
             return;
         }
+        self.look_for_sessions(unknown);
+    }
+
+    /// Asks what is at some paths.
+    pub(super) fn look_for_sessions(&mut self, paths: Vec<PathBuf>) {
         let (finder, blocking) = (self.tools.finder.clone(), self.tools.blocking.clone());
         self.jobs.push(Box::pin(async move {
-            let look = move || {
-                unknown.into_iter().map(|path| (path.clone(), finder.look(&path))).collect()
-            };
+            let look =
+                move || paths.into_iter().map(|path| (path.clone(), finder.look(&path))).collect();
             Done::Hinted(blocking.run(look).await)
         }));
     }
@@ -103,6 +114,7 @@ impl Engine {
         for (path, looked) in looked {
             match looked {
                 Looked::Session(file) => self.found_new(*file),
+                Looked::Sessions(files) => files.into_iter().for_each(|file| self.found_new(file)),
                 Looked::Unreadable(what) => self.source_problem(&path, &what),
                 Looked::Unclear => self.scan_at = self.scan_at.min(Instant::now()),
                 Looked::Nothing => {}
@@ -110,7 +122,7 @@ impl Engine {
         }
     }
 
-    fn source_problem(&mut self, path: &std::path::Path, what: &str) {
+    pub(super) fn source_problem(&mut self, path: &std::path::Path, what: &str) {
         let hint = "nothing else is affected; remove it or correct its rights";
         let path = path.display().to_string();
         self.problem("source_unreadable", &path, &format!("{path}: {what}"), Some(hint));
@@ -223,9 +235,10 @@ impl Engine {
         }
         let now = Instant::now();
         if self.pass.is_empty()
-            && !self.dirty.is_empty()
+            && (!self.dirty.is_empty() || !self.dirty_databases.is_empty())
             && self.tick_at.is_some_and(|at| at <= now)
         {
+            self.look_into_databases();
             self.last_tick = Some(now);
             self.tick_at = None;
             let state = &self.state;
@@ -255,6 +268,8 @@ impl Engine {
             disk: self.tools.disk.clone(),
             redactor: self.settings.redactor.clone(),
             outbox: self.outbox.clone(),
+            databases: self.tools.databases.clone(),
+            ledgers: self.ledgers.clone(),
         };
         let blocking = self.tools.reading.clone();
         self.jobs.push(Box::pin(async move {
@@ -388,9 +403,7 @@ impl Engine {
         let Some(record) = self.state.get(key) else { return Vec::new() };
         let mut changes = Vec::new();
         let parts = seen.parts();
-        if !parts.is_empty() && (record.ended_at.is_some() && !record.archived || record.gone) {
-            // Written to again after it ended: it is open again.
-            let record = Record { ended_at: None, gone: false, ..record.clone() };
+        if let Some(record) = changed_by(record, seen) {
             changes.push(Change::Session { key: key.clone(), record: Box::new(record) });
         }
         for (part, cursor) in parts {
@@ -417,6 +430,8 @@ impl Engine {
         match seen {
             Seen::Read { cursor, unfinished_bytes, .. } => {
                 self.read_to_end(key, &cursor, unfinished_bytes);
+                self.note_told(key);
+                self.queue_send(key); // What is told about it may have changed alone.
                 self.note_looked(key);
             }
             Seen::More { .. } => self.pass.push_back(key.clone()),
@@ -427,9 +442,13 @@ impl Engine {
                 self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
             }
             Seen::Rewritten { stat, why } => self.rewritten(key, stat, &why.to_string()),
+            Seen::Unledgered => self.relearn(key),
             Seen::Failed { error: SourceError::Missing(_), .. } => {
                 // Gone or moved: the scan tells.
                 self.scan_at = self.scan_at.min(now);
+                self.note_looked(key);
+            }
+            Seen::Failed { error, .. } if self.is_of_database(key, &error) => {
                 self.note_looked(key);
             }
             Seen::Failed { error, .. } => {

@@ -13,7 +13,7 @@ use crate::mirror::capture;
 use crate::mirror::manifest::Failure;
 use crate::outbox::Waiting;
 use crate::part::{ManifestError, SessionKey};
-use crate::source::{self, Cursor, Depth, SourceError, Verdict};
+use crate::source::{self, Cursor, Depth, Encoding, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
 use crate::store::StoreError;
 
@@ -200,6 +200,7 @@ impl Engine {
             let (newest, exhausted) = (newest.clone(), record.cursor.rest == Some(0));
             let source = record.source.clone();
             let gone = record.gone;
+            let in_database = record.encoding == Encoding::Rows;
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
             }
@@ -209,7 +210,11 @@ impl Engine {
                 }
                 return Place::Next(newest); // Adopted without its source: whatever turns up is another life.
             }
-            if gone || self.tools.files.stat(&source).is_err() {
+            let there = self.tools.files.stat(&source);
+            // That a database cannot be read now does not make its sessions another's.
+            let lost =
+                matches!(there, Err(SourceError::Missing(_))) || there.is_err() && !in_database;
+            if gone || lost {
                 return Place::Takeover(newest);
             }
             if archived && !file.archived() {
@@ -319,6 +324,7 @@ impl Engine {
             pending: Vec::new(),
             totals: Totals::default(),
             ended_at: None,
+            about: Default::default(),
             archived: file.archived(),
             gone: false,
             stopped: false,
@@ -409,6 +415,8 @@ impl Engine {
                 disk: self.tools.disk.clone(),
                 redactor: self.settings.redactor.clone(),
                 outbox: self.outbox.clone(),
+                databases: self.tools.databases.clone(),
+                ledgers: self.ledgers.clone(),
             },
             blocking: self.tools.reading.clone(),
             now: self.now_text(),
