@@ -133,12 +133,11 @@ impl Tables for HermesTables {
         let mut statement = db.prepare(&format!("SELECT {list} FROM sessions"))?;
         let width = statement.column_count();
         let mut rows = statement.query([])?;
-        let mut sessions = Vec::new();
+        let (mut sessions, none) = (Vec::new(), Counts::default());
         while let Some(row) = rows.next()? {
             let ValueRef::Text(id) = row.get_ref(0)? else { continue };
             let Ok(id) = std::str::from_utf8(id) else { continue };
-            let Some(counts) = counts.get(id) else { continue };
-            sessions.push(session_row(row, width, id, counts)?);
+            sessions.push(session_row(row, width, id, counts.get(id).unwrap_or(&none))?);
         }
         Ok(sessions)
     }

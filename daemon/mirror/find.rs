@@ -196,7 +196,10 @@ impl Finder for RootsFinder {
         match harness.classify(root, path) {
             // Of a plain file and its compressed twin only the scan can tell which one counts.
             Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
-            Some(candidate) if candidate.encoding == Encoding::Rows => self.sessions(&candidate),
+            Some(candidate) if candidate.encoding == Encoding::Rows => match self.sessions(&candidate) {
+                Looked::Sessions(all) => Looked::Sessions(all.into_iter().filter(has_rows).collect()),
+                other => other,
+            },
             Some(candidate) => self.describe(candidate),
             None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
             None => Looked::Nothing,
@@ -222,7 +225,7 @@ impl RootsFinder {
                     let (old, new): (Vec<_>, Vec<_>) =
                         sessions.into_iter().partition(|s| known.contains(&s.candidate.path));
                     findings.known.extend(old.into_iter().map(|s| (s.candidate.path, false)));
-                    findings.new.extend(new);
+                    findings.new.extend(new.into_iter().filter(has_rows));
                 }
                 Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
                 Looked::Session(_) | Looked::Unclear | Looked::Nothing => {}
@@ -259,6 +262,11 @@ impl RootsFinder {
             watch::Coverage::Polled(_) => api::Coverage::Polled,
         }
     }
+}
+
+/// Whether there is anything in a session that is rows: as an empty file, one without is none yet.
+fn has_rows(session: &NewFile) -> bool {
+    session.stat.size > 0
 }
 
 /// An error with its causes, in one line.

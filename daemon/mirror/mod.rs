@@ -225,6 +225,7 @@ enum Done {
     Folders(String, Result<Vec<String>, crate::store::StoreError>),
     Compared(Box<find::NewFile>, SessionKey, bool),
     Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
+    Relearned(SessionKey, Result<(), adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
     Compaction(Box<deliver::Step>),
     Replayed,
@@ -496,6 +497,7 @@ impl Engine {
             Done::Folders(harness, listed) => self.listed_folders(harness, listed),
             Done::Compared(file, key, intact) => self.compared(*file, &key, intact),
             Done::Adopted(base, file, adopted) => self.adopted(&base, *file, adopted),
+            Done::Relearned(key, learned) => self.relearned(&key, learned),
             Done::Orphans(key, adopted) => self.adopted_orphans(&key, adopted),
             Done::Compaction(step) => self.compaction_step(*step),
             Done::Replayed => {}

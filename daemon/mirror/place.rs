@@ -407,7 +407,7 @@ impl Engine {
         self.put_in_place(place, file);
     }
 
-    fn adopter(&self) -> Adopter {
+    pub(super) fn adopter(&self) -> Adopter {
         Adopter {
             store: self.tools.store.clone(),
             tools: capture::Tools {

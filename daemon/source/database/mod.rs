@@ -98,7 +98,7 @@ pub(crate) type EachRow<'a> =
 
 /// How a harness keeps sessions in a database: its tables, and what a row is as a line.
 pub(crate) trait Tables: Send + Sync + fmt::Debug {
-    /// The sessions that have rows. Must not read the rows themselves.
+    /// All sessions. Must not read their rows.
     fn sessions(&self, db: &Connection) -> rusqlite::Result<Vec<SessionRow>>;
     /// The highest row id that the database ever gave, if it remembers: ids above it will be given again.
     fn last_id(&self, db: &Connection) -> rusqlite::Result<Option<i64>>;
