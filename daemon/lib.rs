@@ -9,6 +9,7 @@ mod durable;
 mod error;
 mod harness;
 mod instance;
+mod ledger;
 mod mirror;
 mod outbox;
 mod part;
@@ -38,7 +39,7 @@ use self::mirror::{Engine, RootsFinder, Settings, Signal, Summary, SystemClock, 
 use self::redact::Redactor;
 use self::remote::Place;
 use self::shutdown::Signals;
-use self::source::OsFiles;
+use self::source::database::Databases;
 use self::state::Owner;
 use self::store::{FsStore, Retry, Store};
 use self::watch::{Hints, Watcher};
@@ -86,14 +87,17 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
     let (store, state_dir) = open_store(&config, &disk).await?;
     let hints = Arc::new(Hints::default());
-    let files = Arc::new(OsFiles);
+    let tables = harness::all().into_iter().filter_map(|h| Some((h.name(), h.tables()?)));
+    let free_bytes_min = config.min_free_space.value;
+    let databases = Arc::new(Databases::new(state_dir.join("copies"), free_bytes_min, tables));
     let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
     let roots = roots(&config);
-    let finder = RootsFinder::new(files.clone(), harness::all(), roots.clone(), watcher);
+    let finder = RootsFinder::new(databases.clone(), harness::all(), roots.clone(), watcher);
     let tools = Tools {
         store,
         disk,
-        files,
+        files: databases.clone(),
+        databases,
         finder: Arc::new(finder),
         clock: Arc::new(SystemClock),
         hints,

@@ -309,6 +309,21 @@ pub(crate) struct Manifest {
     /// The parts, in ascending sequence.
     #[serde(default)]
     pub(crate) parts: Vec<PartEntry>,
+    /// What the agent calls the session. Ours, as the next four: from agents that keep such things in a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) title: Option<String>,
+    /// The model that it was begun with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+    /// Id of the session that it branches from or goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
+    /// Branch of the working directory's repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) git_branch: Option<String>,
+    /// Why the agent ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_reason: Option<String>,
     /// Who wrote this: `tracecraftd/<version>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) writer: Option<String>,
@@ -383,6 +398,11 @@ impl Manifest {
             total_uploaded_bytes: 0,
             redaction_counts: Counts::new(),
             parts: Vec::new(),
+            title: None,
+            model: None,
+            parent: None,
+            git_branch: None,
+            end_reason: None,
             writer: None,
             generation: key.generation(),
             previous: None,

@@ -18,6 +18,7 @@ pub(crate) use self::error::StateError;
 use crate::durable::Disk;
 use crate::part::{PartEntry, PartName, SessionKey};
 use crate::redact::Counts;
+use crate::source::database::About;
 use crate::source::{Cursor, Encoding};
 
 /// Version of the state file. A newer one stops the daemon: reading it wrongly could lose sessions.
@@ -62,6 +63,9 @@ pub(crate) struct Record {
     /// When the session ended, RFC 3339; cleared when it is written to again.
     #[serde(default)]
     pub(crate) ended_at: Option<String>,
+    /// What its agent's database says about it, where it is rows of one. Without secrets.
+    #[serde(default, skip_serializing_if = "About::is_empty")]
+    pub(crate) about: About,
     /// Whether its agent set the file aside.
     #[serde(default)]
     pub(crate) archived: bool,
@@ -97,6 +101,16 @@ pub(crate) struct Leaving {
     pub(crate) to: SessionKey,
     /// … in parts below this number.
     pub(crate) below: u32,
+}
+
+impl Record {
+    /// The file that the source is, or is in.
+    pub(crate) fn source_file(&self) -> &Path {
+        match self.encoding {
+            Encoding::Rows => self.source.parent().unwrap_or(&self.source),
+            Encoding::Plain | Encoding::Zstd => &self.source,
+        }
+    }
 }
 
 /// A captured part.

@@ -10,7 +10,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use super::values::{Bad, nearest};
 
 /// Harnesses that a rule may name. A misspelt one would silently exclude nothing, hence the list.
-const HARNESSES: [&str; 3] = ["claude-code", "codex", "openclaw"];
+const HARNESSES: [&str; 4] = ["claude-code", "codex", "openclaw", "hermes"];
 
 /// What the rules say about a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

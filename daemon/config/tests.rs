@@ -172,7 +172,7 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
         ),
         (
             "[[exclude]]\nharness = \"emacs\"",
-            "F:2: harness = \"emacs\" is not the name of a harness | write one of claude-code, codex, openclaw",
+            "F:2: harness = \"emacs\" is not the name of a harness | write one of claude-code, codex, openclaw, hermes",
         ),
         (
             "[[include]]\n",

@@ -5,7 +5,9 @@
 
 mod claude_code;
 mod codex;
+mod hermes;
 mod openclaw;
+mod python;
 mod records;
 pub(crate) mod scan;
 #[cfg(test)]
@@ -18,10 +20,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::source::Encoding;
+use crate::source::database::Tables;
 
-/// Every harness whose sessions are files, in the order in which they are shown.
+/// Every harness, in the order in which they are shown.
 pub(crate) fn all() -> Vec<Arc<dyn Harness>> {
-    vec![Arc::new(claude_code::ClaudeCode), Arc::new(codex::Codex), Arc::new(openclaw::OpenClaw)]
+    vec![
+        Arc::new(claude_code::ClaudeCode),
+        Arc::new(codex::Codex),
+        Arc::new(openclaw::OpenClaw),
+        Arc::new(hermes::Hermes),
+    ]
 }
 
 /// The variables and directories that decide where agents keep their sessions, read once at start.
@@ -42,7 +50,7 @@ pub(crate) struct Root {
     pub(crate) path: PathBuf,
 }
 
-/// A file that is a transcript, judged by its path alone.
+/// A file that is a transcript, or a database with many, judged by its path alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// Name of the harness.
@@ -83,7 +91,7 @@ pub(crate) struct Facts {
 
 /// A coding agent whose sessions we know how to find and read.
 pub(crate) trait Harness: Send + Sync + std::fmt::Debug {
-    /// Name in keys and messages: `claude-code`, `codex`, `openclaw`, as the reference tool has it.
+    /// Name in keys and messages: `claude-code`, `codex`, `openclaw`, `hermes`, as the reference tool has it.
     fn name(&self) -> &'static str;
     /// Where sessions live, given the environment. Directories need not exist.
     fn roots(&self, env: &Env) -> Vec<Root>;
@@ -96,6 +104,10 @@ pub(crate) trait Harness: Send + Sync + std::fmt::Debug {
     fn facts(&self, candidate: &Candidate, head: &[u8]) -> Facts;
     /// The session's working directory, as complete records of its transcript name it, from its start or from further on.
     fn cwd(&self, records: &[u8], from_start: bool) -> Option<String>;
+    /// What is in its databases, where its sessions are rows of one.
+    fn tables(&self) -> Option<Arc<dyn Tables>> {
+        None
+    }
 }
 
 impl Env {

@@ -39,15 +39,15 @@ pub(crate) struct Adopter {
 
 /// What the store and the outbox hold of one generation.
 #[derive(Debug)]
-struct Held {
-    key: SessionKey,
-    manifest: Manifest,
+pub(super) struct Held {
+    pub(super) key: SessionKey,
+    pub(super) manifest: Manifest,
     /// All parts that are there.
     listed: Vec<(PartName, u64)>,
     /// Objects in replay order that the manifest does not name yet.
-    unnamed: Vec<PartEntry>,
+    pub(super) unnamed: Vec<PartEntry>,
     /// Parts in the outbox that go on where the objects end.
-    waiting: Vec<PendingPart>,
+    pub(super) waiting: Vec<PendingPart>,
     next_seq: u32,
 }
 
@@ -97,6 +97,9 @@ impl Adopter {
         generations: Vec<SessionKey>,
         waiting: Vec<Waiting>,
     ) -> Result<Adopted, AdoptError> {
+        if file.candidate.encoding == Encoding::Rows {
+            return self.adopt_rows(file, generations, waiting).await;
+        }
         let mut held = Vec::new();
         for key in generations {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
@@ -183,7 +186,7 @@ impl Adopter {
         Ok(Adopted { records })
     }
 
-    fn next_generation(
+    pub(super) fn next_generation(
         &self,
         file: &NewFile,
         (key, old): &(SessionKey, Record),
@@ -205,7 +208,7 @@ impl Adopter {
         (key.with_generation(key.generation() + 1), record)
     }
 
-    fn record(&self, file: &NewFile, held: &Held, cursor: Cursor) -> Record {
+    pub(super) fn record(&self, file: &NewFile, held: &Held, cursor: Cursor) -> Record {
         let manifest = &held.manifest;
         Record {
             source: file.candidate.path.clone(),
@@ -221,6 +224,7 @@ impl Adopter {
             pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
             ended_at: manifest.ended_at.clone(),
+            about: Default::default(),
             archived: file.archived(),
             gone: false,
             stopped: !manifest.followed,
@@ -233,7 +237,7 @@ impl Adopter {
     }
 
     /// Reads what the store has of a generation and puts the outbox's parts behind it.
-    async fn held(&self, key: SessionKey, waiting: Vec<Waiting>) -> Result<Held, AdoptError> {
+    pub(super) async fn held(&self, key: SessionKey, waiting: Vec<Waiting>) -> Result<Held, AdoptError> {
         let store = &*self.store;
         let manifest = match manifest::read(store, &key).await? {
             Some(manifest) => {

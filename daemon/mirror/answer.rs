@@ -246,7 +246,7 @@ impl Engine {
             id: key.id().to_owned(),
             generation: key.generation(),
             state: self.session_state(key, record),
-            source_path: record.source.to_string_lossy().into_owned(),
+            source_path: record.source_file().to_string_lossy().into_owned(),
             cwd: record.cwd.clone(),
             parts: record.totals.parts + stored.len() as u64,
             source_bytes: record.cursor.offset,

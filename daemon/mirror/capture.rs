@@ -11,12 +11,16 @@ use sha2::{Digest, Sha256};
 
 use crate::durable::Disk;
 use crate::mirror::find::Finder;
+use crate::ledger::Ledgers;
 use crate::outbox::Outbox;
 use crate::part::{SessionKey, hex};
 use crate::redact::{Counts, Redactor};
+use crate::source::database::{About, Databases};
 use crate::source::{self, Chunk, Cursor, Depth, Encoding, Files, Next, Reading, Rewrite};
 use crate::source::{SourceError, Stat, Unfinished, Verdict};
 use crate::state::PendingPart;
+
+use super::rows;
 
 /// Bytes captured before a commit: one sync for many small sessions, and not much to do again after a kill.
 pub(crate) const BATCH_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -36,6 +40,8 @@ pub(crate) struct Tools {
     pub(crate) outbox: Outbox,
     /// Knows how each agent names a working directory.
     pub(crate) finder: Arc<dyn Finder>,
+    pub(crate) databases: Arc<Databases>,
+    pub(crate) ledgers: Ledgers,
 }
 
 /// How closely a source is compared with what was captured.
@@ -69,11 +75,19 @@ pub(crate) struct Look {
 #[derive(Debug)]
 pub(crate) enum Seen {
     /// All complete records are captured. `unfinished_bytes` of a record without its newline wait.
-    Read { parts: Vec<(PendingPart, Cursor)>, cursor: Cursor, unfinished_bytes: u64 },
+    Read {
+        parts: Vec<(PendingPart, Cursor)>,
+        cursor: Cursor,
+        unfinished_bytes: u64,
+        /// What the agent's database says about the session, where it is rows of one.
+        told: Option<Box<Told>>,
+    },
     /// The batch was full before the source was read to its end.
     More { parts: Vec<(PendingPart, Cursor)> },
     /// What is before the cursor is not what was captured.
     Rewritten { stat: Stat, why: Rewrite },
+    /// Which of its rows are captured is not known any more; the store knows.
+    Unledgered,
     /// It moved while it was read: look again.
     Changed { parts: Vec<(PendingPart, Cursor)> },
     /// The source cannot be read; what was read before is kept.
@@ -88,9 +102,16 @@ impl Seen {
             | Seen::More { parts }
             | Seen::Changed { parts }
             | Seen::Failed { parts, .. } => parts,
-            Seen::Rewritten { .. } => &[],
+            Seen::Rewritten { .. } | Seen::Unledgered => &[],
         }
     }
+}
+
+/// What an agent's database says about a session, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) cwd: Option<String>,
+    pub(crate) about: About,
 }
 
 /// What came of a batch.
@@ -110,6 +131,7 @@ pub(crate) struct Batch {
 pub(crate) fn capture(tools: &Tools, looks: Vec<Look>) -> Batch {
     let mut batch = Batch::default();
     let mut written = Written::default();
+    tools.databases.begin_look();
     for look in looks {
         if written.bytes >= BATCH_BYTES_MAX || batch.error.is_some() {
             batch.rest.push(look.key);
@@ -137,9 +159,9 @@ pub(crate) fn capture(tools: &Tools, looks: Vec<Look>) -> Batch {
 }
 
 #[derive(Debug, Default)]
-struct Written {
-    paths: Vec<PathBuf>,
-    bytes: u64,
+pub(super) struct Written {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) bytes: u64,
     redacted: Vec<u8>,
     /// Of the session that is being read.
     cwd: Option<String>,
@@ -147,6 +169,9 @@ struct Written {
 
 /// An `Err` is a failure to write the outbox; failures to read are part of what was seen.
 fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result<Seen> {
+    if look.encoding == Encoding::Rows {
+        return rows::look_at(tools, look, written);
+    }
     let verdict = check(tools, look);
     let cursor = match verdict {
         Ok(Verdict::Unchanged) if has_nothing(look) => return Ok(quiet(&look.cursor)),
@@ -182,7 +207,7 @@ fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result
             }
             Ok(Next::End { unfinished_bytes }) => {
                 let cursor = Cursor { rest: Some(unfinished_bytes), ..at };
-                return Ok(Seen::Read { parts, cursor, unfinished_bytes });
+                return Ok(Seen::Read { parts, cursor, unfinished_bytes, told: None });
             }
             Ok(Next::Changed) => return Ok(Seen::Changed { parts }),
             Err(error) => return Ok(Seen::Failed { parts, error }),
@@ -211,10 +236,10 @@ fn has_nothing(look: &Look) -> bool {
 
 fn quiet(cursor: &Cursor) -> Seen {
     let unfinished_bytes = cursor.rest.unwrap_or(0);
-    Seen::Read { parts: Vec::new(), cursor: cursor.clone(), unfinished_bytes }
+    Seen::Read { parts: Vec::new(), cursor: cursor.clone(), unfinished_bytes, told: None }
 }
 
-fn write_part(
+pub(super) fn write_part(
     tools: &Tools,
     look: &Look,
     seq: u32,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::api;
 use crate::harness::{Candidate, Facts, Harness, Root, Standing, scan};
 use crate::part::SessionKey;
+use crate::source::database::{Databases, SessionRow, session_path};
 use crate::source::{self, Encoding, Files, Stat};
 use crate::watch::{self, Watcher};
 
@@ -62,6 +63,8 @@ pub(crate) enum Looked {
     Session(Box<NewFile>),
     /// It looks like one and cannot be read.
     Unreadable(String),
+    /// A database, with all that it has.
+    Sessions(Vec<NewFile>),
     /// What it means only a scan can tell: a directory, or one of two files with the same session.
     Unclear,
     /// Nothing that we record.
@@ -76,12 +79,17 @@ pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
     fn look(&self, path: &Path) -> Looked;
     /// The working directory that records of a harness name, from the start of a transcript or from further on.
     fn cwd(&self, harness: &str, records: &[u8], from_start: bool) -> Option<String>;
+    /// The database that a file is, or belongs to, by its name alone.
+    fn database(&self, _path: &Path) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// The real one.
 #[derive(Debug)]
 pub(crate) struct RootsFinder {
     files: Arc<dyn Files>,
+    databases: Arc<Databases>,
     harnesses: Vec<Arc<dyn Harness>>,
     roots: Vec<Root>,
     /// `None` with `--once`: nothing changes that the scan would not see.
@@ -91,16 +99,41 @@ pub(crate) struct RootsFinder {
 impl RootsFinder {
     /// Over these roots.
     pub(crate) fn new(
-        files: Arc<dyn Files>,
+        databases: Arc<Databases>,
         harnesses: Vec<Arc<dyn Harness>>,
         roots: Vec<Root>,
         watcher: Option<Watcher>,
     ) -> RootsFinder {
-        RootsFinder { files, harnesses, roots, watcher: watcher.map(Mutex::new) }
+        let files = databases.clone();
+        RootsFinder { files, databases, harnesses, roots, watcher: watcher.map(Mutex::new) }
     }
 
     fn harness(&self, name: &str) -> Option<&Arc<dyn Harness>> {
         self.harnesses.iter().find(|h| h.name() == name)
+    }
+
+    /// Asks a database for its sessions.
+    fn sessions(&self, candidate: &Candidate) -> Looked {
+        let session = |row: &SessionRow| {
+            let path = session_path(&candidate.path, &row.id);
+            let stat = self.databases.stat_of(&path)?.ok()?;
+            let (cwd, started_at) = (row.cwd.clone(), row.started_at.clone());
+            Some(NewFile {
+                candidate: Candidate {
+                    path,
+                    id: row.id.clone(),
+                    id_from_records: false,
+                    ..candidate.clone()
+                },
+                stat,
+                facts: Facts { id: None, cwd, started_at },
+            })
+        };
+        match self.databases.sessions(candidate.harness, &candidate.path) {
+            Ok(rows) => Looked::Sessions(rows.iter().filter_map(session).collect()),
+            Err(source::SourceError::Missing(_)) => Looked::Nothing,
+            Err(error) => Looked::Unreadable(chain(&error)),
+        }
     }
 
     /// Reads what the first records say; an empty file has nothing to say yet and is not a session.
@@ -188,15 +221,42 @@ impl Finder for RootsFinder {
         match harness.classify(root, path) {
             // Of a plain file and its compressed twin only the scan can tell which one counts.
             Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
+            Some(candidate) if candidate.encoding == Encoding::Rows => match self.sessions(&candidate) {
+                Looked::Sessions(all) => Looked::Sessions(all.into_iter().filter(has_rows).collect()),
+                other => other,
+            },
             Some(candidate) => self.describe(candidate),
             None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
             None => Looked::Nothing,
         }
     }
+
+    fn database(&self, path: &Path) -> Option<PathBuf> {
+        let root = self.roots.iter().find(|root| path.starts_with(&root.path))?;
+        let name = path.file_name()?.to_str()?;
+        // What SQLite writes beside a database. Its shared memory (`-shm`) says nothing that these do not.
+        let name =
+            ["-wal", "-journal"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let candidate = self.harness(root.harness)?.classify(root, &path.with_file_name(name))?;
+        (candidate.encoding == Encoding::Rows).then_some(candidate.path)
+    }
 }
 
 impl RootsFinder {
     fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
+        if candidate.encoding == Encoding::Rows {
+            match self.sessions(&candidate) {
+                Looked::Sessions(sessions) => {
+                    let (old, new): (Vec<_>, Vec<_>) =
+                        sessions.into_iter().partition(|s| known.contains(&s.candidate.path));
+                    findings.known.extend(old.into_iter().map(|s| (s.candidate.path, false)));
+                    findings.new.extend(new.into_iter().filter(has_rows));
+                }
+                Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
+                Looked::Session(_) | Looked::Unclear | Looked::Nothing => {}
+            }
+            return;
+        }
         if known.contains(&candidate.path) {
             let archived = matches!(candidate.standing, Standing::Archived(_));
             findings.known.push((candidate.path, archived));
@@ -206,7 +266,7 @@ impl RootsFinder {
         match self.describe(candidate) {
             Looked::Session(new) => findings.new.push(*new),
             Looked::Unreadable(what) => findings.problems.push((path, what)),
-            Looked::Unclear | Looked::Nothing => {}
+            Looked::Sessions(_) | Looked::Unclear | Looked::Nothing => {}
         }
     }
 
@@ -227,6 +287,11 @@ impl RootsFinder {
             watch::Coverage::Polled(_) => api::Coverage::Polled,
         }
     }
+}
+
+/// Whether there is anything in a session that is rows: as an empty file, one without is none yet.
+fn has_rows(session: &NewFile) -> bool {
+    session.stat.size > 0
 }
 
 /// An error with its causes, in one line.

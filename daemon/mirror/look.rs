@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::capture::{self, BATCH_LOOKS_MAX, Batch, Care, Look, Seen};
+use super::databases::changed_by;
 use super::find::{Findings, Looked};
-use super::follow::with_cwd;
 use super::{DISK_RETRY, Done, Engine, IDLE_AFTER, Rewriting, SCAN_EVERY, chain};
 use crate::api::{Coverage, Phase};
 use crate::part::SessionKey;
@@ -42,6 +42,11 @@ impl Engine {
             return;
         }
         self.dirty.insert(key.clone());
+        self.ask_for_tick();
+    }
+
+    /// Looks are due, as soon as the interval allows.
+    pub(super) fn ask_for_tick(&mut self) {
         let now = Instant::now();
         let at = self.last_tick.map_or(now, |last| now.max(last + self.settings.interval));
         let at = if self.settings.once || self.is_urgent() { now } else { at };
@@ -85,6 +90,7 @@ impl Engine {
             match self.by_path.get(&path).cloned() {
                 Some(key) if self.is_undecided(&key) => unknown.push(path),
                 Some(key) => self.mark_dirty(&key),
+                None if self.note_database(&path) => {}
                 None if self.excluded.contains(&path) || self.placing.contains(&path) => {}
                 None => unknown.push(path),
             }
@@ -92,11 +98,15 @@ impl Engine {
         if unknown.is_empty() {
             return;
         }
+        self.look_for_sessions(unknown);
+    }
+
+    /// Asks what is at some paths.
+    pub(super) fn look_for_sessions(&mut self, paths: Vec<PathBuf>) {
         let (finder, blocking) = (self.tools.finder.clone(), self.tools.blocking.clone());
         self.jobs.push(Box::pin(async move {
-            let look = move || {
-                unknown.into_iter().map(|path| (path.clone(), finder.look(&path))).collect()
-            };
+            let look =
+                move || paths.into_iter().map(|path| (path.clone(), finder.look(&path))).collect();
             Done::Hinted(blocking.run(look).await)
         }));
     }
@@ -105,6 +115,7 @@ impl Engine {
         for (path, looked) in looked {
             match looked {
                 Looked::Session(file) => self.found_new(*file),
+                Looked::Sessions(files) => files.into_iter().for_each(|file| self.found_new(file)),
                 Looked::Unreadable(what) => self.source_problem(&path, &what),
                 Looked::Unclear => self.scan_at = self.scan_at.min(Instant::now()),
                 Looked::Nothing => {}
@@ -112,7 +123,7 @@ impl Engine {
         }
     }
 
-    fn source_problem(&mut self, path: &std::path::Path, what: &str) {
+    pub(super) fn source_problem(&mut self, path: &std::path::Path, what: &str) {
         let hint = "nothing else is affected; remove it or correct its rights";
         let path = path.display().to_string();
         self.problem("source_unreadable", &path, &format!("{path}: {what}"), Some(hint));
@@ -228,9 +239,10 @@ impl Engine {
         }
         let now = Instant::now();
         if self.pass.is_empty()
-            && !self.dirty.is_empty()
+            && (!self.dirty.is_empty() || !self.dirty_databases.is_empty())
             && self.tick_at.is_some_and(|at| at <= now)
         {
+            self.look_into_databases();
             self.last_tick = Some(now);
             self.tick_at = None;
             let state = &self.state;
@@ -270,6 +282,8 @@ impl Engine {
             redactor: self.settings.redactor.clone(),
             outbox: self.outbox.clone(),
             finder: self.tools.finder.clone(),
+            databases: self.tools.databases.clone(),
+            ledgers: self.ledgers.clone(),
         }
     }
 
@@ -402,14 +416,7 @@ impl Engine {
         let Some(record) = self.state.get(key) else { return Vec::new() };
         let mut changes = Vec::new();
         let parts = seen.parts();
-        let reopened =
-            !parts.is_empty() && (record.ended_at.is_some() && !record.archived || record.gone);
-        if reopened || cwd.is_some() {
-            let mut record = cwd.map_or_else(|| record.clone(), |cwd| with_cwd(record, cwd));
-            if reopened {
-                // Written to again after it ended: it is open again.
-                (record.ended_at, record.gone) = (None, false);
-            }
+        if let Some(record) = changed_by(record, seen, cwd) {
             changes.push(Change::Session { key: key.clone(), record: Box::new(record) });
         }
         for (part, cursor) in parts {
@@ -436,6 +443,8 @@ impl Engine {
         match seen {
             Seen::Read { cursor, unfinished_bytes, .. } => {
                 self.read_to_end(key, &cursor, unfinished_bytes);
+                self.note_told(key);
+                self.queue_send(key); // What is told about it may have changed alone.
                 self.note_looked(key);
             }
             Seen::More { .. } => self.pass.push_back(key.clone()),
@@ -446,9 +455,13 @@ impl Engine {
                 self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
             }
             Seen::Rewritten { stat, why } => self.rewritten(key, stat, &why.to_string()),
+            Seen::Unledgered => self.relearn(key),
             Seen::Failed { error: SourceError::Missing(_), .. } => {
                 // Gone or moved: the scan tells.
                 self.scan_at = self.scan_at.min(now);
+                self.note_looked(key);
+            }
+            Seen::Failed { error, .. } if self.is_of_database(key, &error) => {
                 self.note_looked(key);
             }
             Seen::Failed { error, .. } => {

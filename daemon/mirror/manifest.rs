@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::part::{Manifest, ManifestError, PartEntry, PartName, SEQ_MAX, SessionKey, hex};
 use crate::redact::Counts;
+use crate::source::database::About;
 use crate::state::{Record, Totals};
 use crate::store::{Body, Conditions, ErrorKind, Listed, Store, StoreError, Version};
 
@@ -62,6 +63,7 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     source_path: String,
+    about: About,
     cwd: Option<String>,
     started_at: String,
     ended_at: Option<String>,
@@ -76,7 +78,8 @@ impl Header {
     /// From a record.
     pub(crate) fn new(record: &Record, rules: &str, now: &str) -> Header {
         Header {
-            source_path: record.source.to_string_lossy().into_owned(),
+            source_path: record.source_file().to_string_lossy().into_owned(),
+            about: record.about.clone(),
             cwd: record.cwd.clone(),
             started_at: record.started_at.clone(),
             ended_at: record.ended_at.clone(),
@@ -97,6 +100,12 @@ impl Header {
     fn apply(&self, key: &SessionKey, manifest: &mut Manifest) {
         manifest.source_path = Some(self.source_path.clone());
         manifest.cwd = self.cwd.clone().or(manifest.cwd.take());
+        if !self.about.is_empty() {
+            let About { title, model, parent, git_branch, end_reason, ended_at: _ } =
+                self.about.clone();
+            (manifest.title, manifest.model, manifest.parent) = (title, model, parent);
+            (manifest.git_branch, manifest.end_reason) = (git_branch, end_reason);
+        }
         manifest.started_at.get_or_insert_with(|| self.started_at.clone());
         manifest.ended_at = self.ended_at.clone();
         manifest.followed = self.followed;

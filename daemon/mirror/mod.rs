@@ -5,9 +5,11 @@
 //! restart needs is on disk.
 
 mod adopt;
+mod adopt_rows;
 mod answer;
 mod capture;
 mod compact;
+mod databases;
 mod deliver;
 mod find;
 mod follow;
@@ -18,6 +20,7 @@ mod place;
 mod problems;
 mod replay;
 mod retreat;
+mod rows;
 mod send;
 mod wait;
 
@@ -42,9 +45,11 @@ pub(crate) use self::find::{Finder, RootsFinder, chain};
 use crate::api::{Phase, Problem};
 use crate::config::Rules;
 use crate::durable::{Blocking, Disk};
+use crate::ledger::Ledgers;
 use crate::outbox::{Outbox, Waiting};
 use crate::part::SessionKey;
 use crate::redact::Redactor;
+use crate::source::database::Databases;
 use crate::source::{Files, Stat};
 use crate::state::{Change, Found, Record, StateFile};
 use crate::store::Store;
@@ -104,6 +109,8 @@ pub(crate) struct Tools {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) files: Arc<dyn Files>,
+    /// Sessions that are rows of databases; to the engine another kind of file.
+    pub(crate) databases: Arc<Databases>,
     pub(crate) finder: Arc<dyn Finder>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) hints: Arc<Hints>,
@@ -224,6 +231,7 @@ enum Done {
     Folders(String, Result<Vec<String>, crate::store::StoreError>),
     Compared(Box<find::NewFile>, SessionKey, bool),
     Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
+    Relearned(SessionKey, Result<(), adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
     Compaction(Box<deliver::Step>),
     Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
@@ -240,6 +248,7 @@ pub(crate) struct Engine {
     settings: Settings,
     state: StateFile,
     outbox: Outbox,
+    ledgers: Ledgers,
     /// Set when a commit failed: remnants may lie in the outbox.
     sweep_due: bool,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -280,6 +289,8 @@ pub(crate) struct Engine {
     roots: Vec<crate::api::Root>,
 
     dirty: BTreeSet<SessionKey>,
+    /// Databases of which an event told.
+    dirty_databases: BTreeSet<PathBuf>,
     tick_at: Option<Instant>,
     last_tick: Option<Instant>,
     pass: VecDeque<SessionKey>,
@@ -322,6 +333,12 @@ impl Engine {
         {
             warn!(error = %e, "cannot sweep the outbox");
         }
+        let ledgers = Ledgers::new(&settings.state_dir);
+        if found == Found::Intact
+            && let Err(e) = ledgers.sweep(&*tools.disk, state.state())
+        {
+            warn!(error = %e, "cannot sweep the ledgers");
+        }
         // Also of an intact state: the one before it may have been lost and its parts not been adopted yet. Read errors here
         // would hide parts that wait, so they end the start.
         let mut orphans = outbox.waiting(&*tools.disk).map_err(|source| {
@@ -338,6 +355,7 @@ impl Engine {
             settings,
             state,
             outbox,
+            ledgers,
             sweep_due: false,
             jobs: FuturesUnordered::new(),
             started: now,
@@ -367,6 +385,7 @@ impl Engine {
             hints_at: now,
             roots: Vec::new(),
             dirty: BTreeSet::new(),
+            dirty_databases: BTreeSet::new(),
             tick_at: None,
             last_tick: None,
             pass: VecDeque::new(),
@@ -498,6 +517,7 @@ impl Engine {
             Done::Folders(harness, listed) => self.listed_folders(harness, listed),
             Done::Compared(file, key, intact) => self.compared(*file, &key, intact),
             Done::Adopted(base, file, adopted) => self.adopted(&base, *file, adopted),
+            Done::Relearned(key, learned) => self.relearned(&key, learned),
             Done::Orphans(key, adopted) => self.adopted_orphans(&key, adopted),
             Done::Compaction(step) => self.compaction_step(*step),
             Done::Moved(key, moved) => self.moved(&key, *moved),
@@ -542,7 +562,8 @@ impl Engine {
         let mut earlier =
             |at: Option<Instant>| due = due.min(at.filter(|at| *at > now).unwrap_or(due));
         earlier(self.timers.first().map(|(at, _)| *at));
-        if !self.capturing && (!self.dirty.is_empty() || !self.pass.is_empty()) {
+        let dirty = !self.dirty.is_empty() || !self.dirty_databases.is_empty();
+        if !self.capturing && (dirty || !self.pass.is_empty()) {
             earlier(self.tick_at);
         }
         if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.nothing_to_place() {

@@ -11,7 +11,7 @@ use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::mirror::manifest::Failure;
 use crate::outbox::Waiting;
 use crate::part::{ManifestError, SessionKey};
-use crate::source::{self, Cursor, Depth, SourceError, Verdict};
+use crate::source::{self, Cursor, Depth, Encoding, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
 use crate::store::StoreError;
 
@@ -194,6 +194,7 @@ impl Engine {
             let (newest, exhausted) = (newest.clone(), record.cursor.rest == Some(0));
             let source = record.source.clone();
             let gone = record.gone;
+            let in_database = record.encoding == Encoding::Rows;
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
             }
@@ -203,7 +204,11 @@ impl Engine {
                 }
                 return Place::Next(newest); // Adopted without its source: whatever turns up is another life.
             }
-            if gone || self.tools.files.stat(&source).is_err() {
+            let there = self.tools.files.stat(&source);
+            // That a database cannot be read now does not make its sessions another's.
+            let lost =
+                matches!(there, Err(SourceError::Missing(_))) || there.is_err() && !in_database;
+            if gone || lost {
                 return Place::Takeover(newest);
             }
             if archived && !file.archived() {
@@ -330,6 +335,7 @@ impl Engine {
             pending: Vec::new(),
             totals: Totals::default(),
             ended_at: None,
+            about: Default::default(),
             archived: file.archived(),
             gone: false,
             stopped: false,
@@ -414,7 +420,7 @@ impl Engine {
         self.put_in_place(place, file);
     }
 
-    fn adopter(&self) -> Adopter {
+    pub(super) fn adopter(&self) -> Adopter {
         Adopter {
             store: self.tools.store.clone(),
             tools: self.capture_tools(),

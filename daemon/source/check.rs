@@ -55,6 +55,8 @@ pub(crate) enum Rewrite {
     TailDiffers,
     /// Bytes in between are others.
     MiddleDiffers,
+    /// A database gives ids to rows that other rows had.
+    IdsAgain,
 }
 
 impl fmt::Display for Rewrite {
@@ -64,6 +66,7 @@ impl fmt::Display for Rewrite {
             Rewrite::HeadDiffers => "its first bytes changed",
             Rewrite::TailDiffers => "the last bytes that were captured changed",
             Rewrite::MiddleDiffers => "bytes in its middle changed",
+            Rewrite::IdsAgain => "its database was replaced: row ids began again",
         })
     }
 }
@@ -114,7 +117,7 @@ pub(super) fn check_within(
         Err(why) => return Ok(Verdict::Rewritten { stat, why }),
     };
     let more = match encoding {
-        Encoding::Plain => stat.size > cursor.offset,
+        Encoding::Plain | Encoding::Rows => stat.size > cursor.offset,
         Encoding::Zstd => {
             opened.content.read(&mut [0]).map_err(|error| SourceError::io(path, error))? > 0
         }

@@ -27,6 +27,8 @@ impl Content {
                 frames.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Content::Zstd { frames, position: 0 }
             }
+            // A database is not read in order, and its path leads to no file.
+            Encoding::Rows => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 

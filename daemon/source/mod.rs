@@ -5,6 +5,7 @@
 
 mod check;
 mod content;
+pub(crate) mod database;
 mod fingerprint;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -92,6 +93,9 @@ pub(crate) enum Encoding {
     Plain,
     /// One or more zstd frames (RFC 8878); positions are those of the decompressed content.
     Zstd,
+    /// Rows of a database; positions are those of a log of their changes, which exists only where it was captured. The path is
+    /// the database's with the session's id below it.
+    Rows,
 }
 
 /// Why a source cannot be read.
@@ -107,6 +111,23 @@ pub(crate) enum SourceError {
         path: String,
         /// What it is instead.
         what: &'static str,
+    },
+    /// A database of which no private copy can be made now.
+    #[error("{path} cannot be copied: {what}")]
+    Uncopied {
+        /// The path.
+        path: String,
+        /// Why not.
+        what: String,
+    },
+    /// What was copied is not a database, or not one with the tables that it should have.
+    #[error("{path} cannot be read as a database")]
+    Database {
+        /// The path.
+        path: String,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
     },
     /// The operating system refuses.
     #[error("cannot read {path}")]
@@ -127,6 +148,14 @@ impl SourceError {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SourceError::Missing(path),
             _ => SourceError::Io { path, source },
         }
+    }
+
+    fn uncopied(path: &Path, what: impl Into<String>) -> SourceError {
+        SourceError::Uncopied { path: path.display().to_string(), what: what.into() }
+    }
+
+    fn database(path: &Path, source: rusqlite::Error) -> SourceError {
+        SourceError::Database { path: path.display().to_string(), source }
     }
 
     fn unfit(path: &Path, what: &'static str) -> SourceError {

@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::durable::memory::MemoryDisk;
+use crate::ledger::Ledgers;
 use crate::mirror::capture::{Care, Look, Seen, capture};
+use crate::mirror::find::RootsFinder;
 use crate::outbox::Outbox;
 use crate::redact::Redactor;
 use crate::source::memory::MemoryFiles;
-use crate::source::{Files, Unfinished};
+use crate::source::{Databases, Files, Unfinished};
 use crate::store::memory::MemoryStore;
 
 const PATH: &str = "/agent/s.jsonl";
@@ -153,6 +155,9 @@ impl Case {
                 disk,
                 redactor: Arc::new(Redactor::standard()),
                 outbox: Outbox::new("/state".as_ref()),
+                finder: Arc::new(RootsFinder::new(Arc::new(files.clone()), vec![], vec![], None)),
+                databases: Arc::new(Databases::new("/nowhere/copies".into(), 0, [])),
+                ledgers: Ledgers::new("/state".as_ref()),
             },
             blocking: Blocking::Inline,
             now: "2026-02-03T04:05:06Z".into(),
@@ -214,6 +219,7 @@ impl Case {
             next_seq: record.next_seq,
             care: Care::WholeIfChanged,
             unfinished: Unfinished::Take,
+            wants_cwd: false,
             now: String::new(),
         };
         let tools = &self.adopter.tools;

@@ -12,6 +12,7 @@ use crate::harness::{Candidate, Facts, Standing};
 use crate::mirror::find::{Finder, Findings, Looked, NewFile};
 use crate::mirror::{Clock, Settings, Tools};
 use crate::redact::Redactor;
+use crate::source::database::Databases;
 use crate::source::memory::MemoryFiles;
 use crate::source::{Encoding, Files};
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
@@ -215,6 +216,7 @@ impl World {
             store,
             disk,
             files: Arc::new(self.files.clone()),
+            databases: Arc::new(Databases::new(PathBuf::from("/nowhere/copies"), 0, [])),
             finder: Arc::new(self.finder.clone()),
             clock: self.clock.clone(),
             hints: self.hints.clone(),

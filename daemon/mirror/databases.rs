@@ -1,0 +1,82 @@
+//! What the engine does differently for sessions that are rows of a database: hints, failures and facts concern many at once.
+//!
+//! Knows that a database has sessions; how they are read is the job of a look.
+
+use std::path::{Path, PathBuf};
+
+use tokio::time::Instant;
+
+use super::capture::Seen;
+use super::follow::with_cwd;
+use super::{Engine, chain};
+use crate::part::SessionKey;
+use crate::source::{Encoding, SourceError};
+use crate::state::Record;
+
+impl Engine {
+    /// Takes a hint that is about a database: when the next looks are due, all of its sessions are asked for changes.
+    pub(super) fn note_database(&mut self, path: &Path) -> bool {
+        let Some(database) = self.tools.finder.database(path) else { return false };
+        self.dirty_databases.insert(database);
+        self.ask_for_tick();
+        true
+    }
+
+    /// Looks are due now: at the sessions that are known of each database, and for new ones.
+    pub(super) fn look_into_databases(&mut self) {
+        if self.dirty_databases.is_empty() {
+            return;
+        }
+        let databases = std::mem::take(&mut self.dirty_databases);
+        let followed = |record: &Record| {
+            record.encoding == Encoding::Rows && !record.superseded && !record.stopped
+        };
+        let sessions = self.state.state().sessions.iter();
+        let known = sessions.filter(|(_, r)| followed(r) && databases.contains(r.source_file()));
+        self.dirty.extend(known.map(|(key, _)| key.clone()).collect::<Vec<_>>());
+        self.look_for_sessions(databases.into_iter().collect::<Vec<PathBuf>>());
+    }
+
+    /// Whether a failure to read is one of a whole database: then it is shown once, not for each of its sessions.
+    pub(super) fn is_of_database(&mut self, key: &SessionKey, error: &SourceError) -> bool {
+        let Some(record) = self.state.get(key).filter(|r| r.encoding == Encoding::Rows) else {
+            return false;
+        };
+        let file = record.source_file().to_owned();
+        if matches!(error, SourceError::Uncopied { .. }) {
+            // It may be only that its writer did not pause.
+            self.dirty_databases.insert(file.clone());
+            let at = Instant::now() + self.settings.interval;
+            self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
+        }
+        self.source_problem(&file, &chain(error));
+        true
+    }
+
+    /// What is told about a session may be what the rules go by.
+    pub(super) fn note_told(&mut self, key: &SessionKey) {
+        if self.state.get(key).is_some_and(|r| r.encoding == Encoding::Rows) {
+            self.apply_rules(key);
+        }
+    }
+}
+
+/// The record, where a look changed more of it than its cursor.
+pub(super) fn changed_by(record: &Record, seen: &Seen, cwd: Option<&str>) -> Option<Record> {
+    let mut new = cwd.map_or_else(|| record.clone(), |cwd| with_cwd(record, cwd));
+    if !seen.parts().is_empty() && (record.ended_at.is_some() && !record.archived || record.gone) {
+        // Written to again after it ended: it is open again, unless its agent says otherwise.
+        new.ended_at = record.about.ended_at.clone();
+        new.gone = false;
+    }
+    if let Seen::Read { told: Some(told), .. } = seen {
+        new.cwd = told.cwd.clone().or(new.cwd);
+        if told.about.ended_at != record.about.ended_at {
+            new.ended_at = told.about.ended_at.clone();
+        }
+        new.about = told.about.clone();
+        let retold = new.about != record.about || new.cwd != record.cwd;
+        new.manifest_due |= retold;
+    }
+    (new != *record).then_some(new)
+}

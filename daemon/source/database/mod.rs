@@ -1,0 +1,554 @@
+//! Sessions that are rows of a database: which there are, which may have changed, and what their rows are now.
+//!
+//! One private copy serves all sessions of a database within a look, and an unchanged database costs three questions to the file
+//! system and no copy. What changed is found by an overview (a question that an index answers), and in doubt by comparing all
+//! rows of a session. Knows copies, sessions and row ids; what the tables are called and what a row says is the harness's to
+//! know ([`Tables`]), and what was captured of it is its caller's.
+
+mod copy;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use self::copy::{Copy, Evidence, limit_work};
+use super::{Files, OsFiles, SourceError, SourceFile, Stat};
+
+/// A database up to this size is compared row by row at every look that finds it changed: it costs some milliseconds. In a
+/// larger one only sessions are whose overview changed, and all of them when it has been quiet.
+const COMPARED_BYTES_MAX: u64 = 16 << 20;
+
+/// For this long after rows of a session were captured, it is compared row by row whenever its database changed: an agent
+/// comes back to the rows that it wrote last.
+const WARM: Duration = Duration::from_secs(600);
+
+/// The copy of a database that has not changed for this long is removed: its text lies in one place less.
+const COPY_KEPT: Duration = Duration::from_secs(60);
+
+/// Bytes of a digest that are kept: no one who could choose rows gains anything from two with the same.
+pub(crate) const DIGEST_BYTES: usize = 16;
+
+/// Digest of a row as it is in the database, unredacted: it stays on this machine.
+pub(crate) type RowDigest = [u8; DIGEST_BYTES];
+
+/// What a database's row about a session says beside its messages. Redacted before it goes anywhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// What its agent calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) title: Option<String>,
+    /// The model that it was begun with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+    /// Id of the session that it is a branch or a continuation of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
+    /// The branch of the working directory's repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) git_branch: Option<String>,
+    /// When its agent ended it, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_at: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end_reason: Option<String>,
+}
+
+impl About {
+    /// Whether it says nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == About::default()
+    }
+}
+
+/// A session as the overview shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SessionRow {
+    /// Its id, as it stands in the database.
+    pub(crate) id: String,
+    /// Working directory.
+    pub(crate) cwd: Option<String>,
+    /// When it began, RFC 3339.
+    pub(crate) started_at: Option<String>,
+    /// What else is known of it.
+    pub(crate) about: About,
+    /// Number of its rows.
+    pub(crate) rows: u64,
+    /// When the newest row was written, nanoseconds since the Unix epoch.
+    pub(crate) last_ns: i64,
+    /// Differs whenever the overview does.
+    pub(crate) overview: RowDigest,
+}
+
+/// What is done with a row: its id, its digest, and its line if that is wanted.
+pub(crate) type EachRow<'a> =
+    &'a mut dyn FnMut(i64, RowDigest, &dyn Fn() -> Vec<u8>) -> ControlFlow<()>;
+
+/// How a harness keeps sessions in a database: its tables, and what a row is as a line.
+pub(crate) trait Tables: Send + Sync + fmt::Debug {
+    /// All sessions. Must not read their rows.
+    fn sessions(&self, db: &Connection) -> rusqlite::Result<Vec<SessionRow>>;
+    /// The highest row id that the database ever gave, if it remembers: ids above it will be given again.
+    fn last_id(&self, db: &Connection) -> rusqlite::Result<Option<i64>>;
+    /// The rows of a session in ascending order of id, until told to stop.
+    fn rows(&self, db: &Connection, session: &str, each: EachRow<'_>) -> rusqlite::Result<()>;
+    /// The line that says that a row is gone.
+    fn tombstone(&self, session: &str, id: i64) -> Vec<u8>;
+    /// What a stored line, with its secrets replaced, is about.
+    fn read_line(&self, line: &[u8]) -> Option<Line>;
+    /// Whether a stored line is what the row says now, whichever rules its secrets were replaced by. `Some`: it is, and this is
+    /// the row's digest.
+    fn is_row(
+        &self,
+        db: &Connection,
+        session: &str,
+        line: &[u8],
+    ) -> rusqlite::Result<Option<RowDigest>>;
+}
+
+/// What a stored line is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// The state of a row.
+    Row(i64),
+    /// That a row is gone.
+    Gone(i64),
+}
+
+/// The path of a session in a database: below the database's own, where no file can be.
+pub(crate) fn session_path(database: &Path, id: &str) -> PathBuf {
+    let mut name = Vec::new();
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            name.push(byte);
+        } else {
+            name.extend(format!("%{byte:02X}").bytes());
+        }
+    }
+    // Nor may it be a name that a path has a meaning for.
+    if name.is_empty() || name.iter().all(|byte| *byte == b'.') {
+        name.push(b'%');
+    }
+    database.join(OsString::from_vec(name))
+}
+
+/// The database and the id of such a path.
+pub(crate) fn session_of(path: &Path) -> Option<(&Path, String)> {
+    let name = path.file_name()?.as_bytes();
+    let mut id = Vec::new();
+    let mut rest = name.strip_suffix(b"%").unwrap_or(name);
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first == b'%' {
+            let pair = std::str::from_utf8(tail.get(..2)?).ok()?;
+            id.push(u8::from_str_radix(pair, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            id.push(*first);
+        }
+    }
+    Some((path.parent()?, String::from_utf8(id).ok()?))
+}
+
+/// All databases that are known, behind the door to all other sources.
+pub(crate) struct Databases {
+    files: OsFiles,
+    dir: PathBuf,
+    free_bytes_min: u64,
+    tables: HashMap<&'static str, Arc<dyn Tables>>,
+    known: Mutex<HashMap<PathBuf, Arc<Mutex<Database>>>>,
+    /// What the engine may ask at any time, so under a lock of its own that nobody holds for long.
+    listed: Mutex<HashMap<PathBuf, HashMap<PathBuf, Stat>>>,
+    /// Number of the look that is under way.
+    look: AtomicU64,
+}
+
+impl fmt::Debug for Databases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Databases").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic left is at worst a copy that is made again.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Databases {
+    /// Copies go into this directory, which is ours alone: whatever a former process left there is removed.
+    pub(crate) fn new(
+        dir: PathBuf,
+        free_bytes_min: u64,
+        tables: impl IntoIterator<Item = (&'static str, Arc<dyn Tables>)>,
+    ) -> Databases {
+        let _ = std::fs::remove_dir_all(&dir); // One that cannot be removed is written over.
+        Databases {
+            files: OsFiles,
+            dir,
+            free_bytes_min,
+            tables: tables.into_iter().collect(),
+            known: Mutex::default(),
+            listed: Mutex::default(),
+            look: AtomicU64::new(1),
+        }
+    }
+
+    /// How a harness keeps its sessions, if it keeps them in databases.
+    pub(crate) fn tables(&self, harness: &str) -> Option<&Arc<dyn Tables>> {
+        self.tables.get(harness)
+    }
+
+    /// From here on, what was looked at before has to be looked at again.
+    pub(crate) fn begin_look(&self) {
+        self.look.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The sessions that a database has now.
+    pub(crate) fn sessions(
+        &self,
+        harness: &str,
+        path: &Path,
+    ) -> Result<Vec<SessionRow>, SourceError> {
+        let tables = self.tables_of(harness, path)?;
+        let database = self.database(path);
+        let mut database = lock(&database);
+        database.seen_in = 0;
+        self.refresh(&mut database, &**tables)?;
+        let sessions = database.sessions.values().cloned().collect();
+        database.drop_old_copy();
+        Ok(sessions)
+    }
+
+    /// Whether a database, as it was last looked at, has a session that this path is not the only one to name.
+    pub(crate) fn stat_of(&self, path: &Path) -> Option<Result<Stat, SourceError>> {
+        let database = path.parent()?;
+        let listed = lock(&self.listed);
+        let sessions = listed.get(database)?;
+        let missing = || SourceError::Missing(path.display().to_string());
+        Some(sessions.get(path).copied().ok_or_else(missing))
+    }
+
+    /// Looks at a session, by its path. The database is copied at most once in a look, whichever session asks first.
+    pub(crate) fn look_at<T>(
+        &self,
+        harness: &str,
+        path: &Path,
+        with: impl FnOnce(&mut View<'_>) -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        let missing = || SourceError::Missing(path.display().to_string());
+        let tables = self.tables_of(harness, path)?;
+        let (file, id) = session_of(path).ok_or_else(missing)?;
+        let database = self.database(file);
+        let mut database = lock(&database);
+        self.refresh(&mut database, &**tables)?;
+        let session = database.sessions.get(&id).cloned().ok_or_else(missing)?;
+        let stat = stat_of(path, &database, &session);
+        with(&mut View {
+            databases: self,
+            database: &mut database,
+            tables: &**tables,
+            session,
+            stat,
+        })
+    }
+
+    fn tables_of(&self, harness: &str, path: &Path) -> Result<&Arc<dyn Tables>, SourceError> {
+        self.tables(harness).ok_or_else(|| SourceError::unfit(path, "a database of no known kind"))
+    }
+
+    fn database(&self, path: &Path) -> Arc<Mutex<Database>> {
+        let mut known = lock(&self.known);
+        let database = known.entry(path.to_owned()).or_insert_with(|| {
+            let name = hex(&digest_of(&[path.as_os_str().as_bytes()]));
+            let copy = Copy::new(self.dir.join(name), self.free_bytes_min);
+            Arc::new(Mutex::new(Database::new(path.to_owned(), copy)))
+        });
+        database.clone()
+    }
+
+    /// Brings a database's overview up to date, unless that was done in this look or nothing changed.
+    fn refresh(&self, database: &mut Database, tables: &dyn Tables) -> Result<(), SourceError> {
+        let look = self.look.load(Ordering::Relaxed);
+        if database.seen_in == look {
+            return Ok(());
+        }
+        let now = match Evidence::of(&self.files, &database.path) {
+            Ok(now) => now,
+            Err(error) => {
+                if matches!(error, SourceError::Missing(_)) {
+                    self.forget(database);
+                }
+                return Err(error);
+            }
+        };
+        if !database.evidence.as_ref().is_some_and(|seen| seen.is_still(&now)) {
+            database.refresh(&self.files, tables)?;
+            let paths = database.sessions.values().map(|session| {
+                let path = session_path(&database.path, &session.id);
+                let stat = stat_of(&path, database, session);
+                (path, stat)
+            });
+            lock(&self.listed).insert(database.path.clone(), paths.collect());
+        }
+        database.seen_in = look;
+        Ok(())
+    }
+
+    /// The database is gone, and its sessions with it.
+    fn forget(&self, database: &mut Database) {
+        database.close();
+        database.copy.remove();
+        database.evidence = None;
+        database.sessions.clear();
+        lock(&self.listed).insert(database.path.clone(), HashMap::new());
+    }
+}
+
+impl Drop for Databases {
+    fn drop(&mut self) {
+        lock(&self.known).clear();
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
+/// Sessions in databases are looked at through the same door as files, but only by name.
+impl Files for Databases {
+    fn open(&self, path: &Path) -> Result<Box<dyn SourceFile>, SourceError> {
+        self.files.open(path)
+    }
+
+    fn stat(&self, path: &Path) -> Result<Stat, SourceError> {
+        if let Some(known) = self.stat_of(path) {
+            return known;
+        }
+        match self.files.stat(path) {
+            // Below a file there are only sessions, and of these nothing is known before the file was read.
+            Err(SourceError::Missing(_))
+                if path.parent().is_some_and(|file| self.files.stat(file).is_ok()) =>
+            {
+                Err(SourceError::uncopied(path, "its database was not read yet"))
+            }
+            stat => stat,
+        }
+    }
+}
+
+/// What a session looks like from outside: an inode that no other session has, and times by its newest row.
+fn stat_of(path: &Path, database: &Database, session: &SessionRow) -> Stat {
+    let name = digest_of(&[path.as_os_str().as_bytes()]);
+    let ino = u64::from_le_bytes(std::array::from_fn(|at| name[at])) | 1 << 63;
+    let dev = database.evidence.as_ref().map_or(0, |evidence| evidence.main.dev);
+    Stat { dev, ino, size: session.rows, mtime_ns: session.last_ns, ctime_ns: session.last_ns }
+}
+
+/// A digest of some pieces, such that no two lists of pieces have the same by being put together otherwise.
+pub(crate) fn digest_of(pieces: &[&[u8]]) -> RowDigest {
+    let mut sum = Sha256::new();
+    for piece in pieces {
+        sum.update((piece.len() as u64).to_le_bytes());
+        sum.update(piece);
+    }
+    let sum = sum.finalize();
+    std::array::from_fn(|at| sum[at])
+}
+
+fn hex(digest: &RowDigest) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One database.
+struct Database {
+    path: PathBuf,
+    copy: Copy,
+    /// The open copy. Closed before the copy changes.
+    db: Option<Connection>,
+    /// What the file system said before the copy was made.
+    evidence: Option<Evidence>,
+    /// In which look that was last compared with the file system.
+    seen_in: u64,
+    changed_at: Instant,
+    /// How often the overview was made.
+    version: u64,
+    /// From this version on a session that was not compared since is compared, whatever its overview says.
+    doubted: u64,
+    last_id: Option<i64>,
+    sessions: BTreeMap<String, SessionRow>,
+    compared: HashMap<String, Compared>,
+}
+
+/// When a session's rows were last compared with what was captured.
+#[derive(Debug, Clone)]
+struct Compared {
+    version: u64,
+    overview: RowDigest,
+    /// What was captured then; a commit that failed leaves another.
+    offset: u64,
+    captured_at: Option<Instant>,
+}
+
+impl Database {
+    fn new(path: PathBuf, copy: Copy) -> Database {
+        Database {
+            path,
+            copy,
+            db: None,
+            evidence: None,
+            seen_in: 0,
+            changed_at: Instant::now(),
+            version: 0,
+            doubted: 0,
+            last_id: None,
+            sessions: BTreeMap::new(),
+            compared: HashMap::new(),
+        }
+    }
+
+    fn refresh(&mut self, files: &dyn Files, tables: &dyn Tables) -> Result<(), SourceError> {
+        self.close();
+        self.evidence = None;
+        let evidence = self.copy.refresh(files, &self.path)?;
+        let read = |db: &Connection| Ok((tables.sessions(db)?, tables.last_id(db)?));
+        let (sessions, last_id) = self.ask(read).inspect_err(|_| {
+            // What SQLite cannot read is not kept for a second try: the next copy may be better.
+            self.close();
+            self.copy.remove();
+        })?;
+        let sessions = sessions.into_iter().map(|session| (session.id.clone(), session)).collect();
+        self.version += 1;
+        if sessions == self.sessions {
+            // Something changed that the overview does not show.
+            self.doubted = self.version;
+        }
+        self.sessions = sessions;
+        self.compared.retain(|id, _| self.sessions.contains_key(id));
+        self.last_id = last_id;
+        self.changed_at = Instant::now();
+        self.evidence = Some(evidence);
+        Ok(())
+    }
+
+    /// Asks the copy something.
+    fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, SourceError> {
+        let failed = |path: &Path, error| SourceError::database(path, error);
+        if self.db.is_none() {
+            self.db = Some(self.copy.open().map_err(|error| failed(&self.path, error))?);
+        }
+        let db = self.db.as_ref().expect("it was opened just now");
+        limit_work(db).and_then(|()| question(db)).map_err(|error| failed(&self.path, error))
+    }
+
+    fn close(&mut self) {
+        self.db = None;
+    }
+
+    fn drop_old_copy(&mut self) {
+        if self.copy.is_there() && self.changed_at.elapsed() >= COPY_KEPT {
+            self.close();
+            self.copy.remove();
+        }
+    }
+}
+
+/// A session of a database, as it was at one moment.
+pub(crate) struct View<'a> {
+    databases: &'a Databases,
+    database: &'a mut Database,
+    tables: &'a dyn Tables,
+    session: SessionRow,
+    stat: Stat,
+}
+
+impl View<'_> {
+    /// What the overview says of it.
+    pub(crate) fn session(&self) -> &SessionRow {
+        &self.session
+    }
+
+    /// What it looks like from outside.
+    pub(crate) fn stat(&self) -> Stat {
+        self.stat
+    }
+
+    /// What its harness knows of it.
+    pub(crate) fn tables(&self) -> &dyn Tables {
+        self.tables
+    }
+
+    /// The highest row id that the database ever gave, if it remembers.
+    pub(crate) fn last_id(&self) -> Option<i64> {
+        self.database.last_id
+    }
+
+    /// Whether its rows may be others than those that were captured up to an offset.
+    pub(crate) fn may_differ(&mut self, offset: u64, whole: bool) -> bool {
+        let database = &mut *self.database;
+        let Some(compared) = database.compared.get(&self.session.id) else { return true };
+        if compared.offset != offset || compared.overview != self.session.overview {
+            return true;
+        }
+        if compared.version == database.version {
+            return false; // This very copy was compared.
+        }
+        if whole {
+            // One session has been quiet, so its database may have been: then all are looked at once.
+            database.doubted = database.version;
+            return true;
+        }
+        let small = database.evidence.as_ref().is_some_and(|e| e.main.size <= COMPARED_BYTES_MAX);
+        let warm = compared.captured_at.is_some_and(|at| at.elapsed() < WARM);
+        small || warm || compared.version < database.doubted
+    }
+
+    /// Goes through the rows, in ascending order of id.
+    pub(crate) fn rows(&mut self, each: EachRow<'_>) -> Result<(), SourceError> {
+        let (tables, id) = (self.tables, self.session.id.clone());
+        self.ask(|db| tables.rows(db, &id, each))
+    }
+
+    /// Whether a stored line is what its row says now.
+    pub(crate) fn is_row(&mut self, line: &[u8]) -> Result<Option<RowDigest>, SourceError> {
+        let (tables, id) = (self.tables, self.session.id.clone());
+        self.ask(|db| tables.is_row(db, &id, line))
+    }
+
+    /// All rows were compared with what was captured, up to this offset.
+    pub(crate) fn note_compared(&mut self, offset: u64, captured: bool) {
+        let before = self.database.compared.get(&self.session.id);
+        let captured_at = if captured {
+            Some(Instant::now())
+        } else {
+            before.and_then(|compared| compared.captured_at)
+        };
+        let (version, overview) = (self.database.version, self.session.overview);
+        let compared = Compared { version, overview, offset, captured_at };
+        self.database.compared.insert(self.session.id.clone(), compared);
+    }
+
+    fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, SourceError> {
+        if !self.database.copy.is_there() {
+            // It was quiet for a while. Whatever changed since, it is the state of now that is read.
+            self.database.refresh(&self.databases.files, self.tables)?;
+            let gone = || SourceError::Missing(self.database.path.display().to_string());
+            self.session = self.database.sessions.get(&self.session.id).ok_or_else(gone)?.clone();
+        }
+        self.database.ask(question)
+    }
+}
