@@ -20,8 +20,8 @@ use crate::ledger::{Ledger, Mark};
 use crate::mirror::manifest::Failure;
 use crate::outbox::Waiting;
 use crate::part::{PartEntry, PartName, SessionKey};
-use crate::source::database::Line;
 use crate::source::CHUNK_BYTES;
+use crate::source::database::Line;
 use crate::state::{PendingPart, Record};
 use crate::store::{ErrorKind, StoreError};
 
@@ -49,7 +49,8 @@ impl Adopter {
             let fold = self.fold(file, &held).await?;
             let end = place(&mut held, &fold);
             if !held.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &held.key, None, None, &held.unnamed);
+                let named =
+                    manifest::name_parts(&*self.store, &held.key, None, None, &held.unnamed);
                 held.manifest = named.await?.manifest;
             }
             let record = self.record(file, &held, rows::cursor_at(end, file.stat));
@@ -63,7 +64,10 @@ impl Adopter {
                 let (key, record) = &mut records[newest];
                 record.superseded = false;
                 // Killed before the commit: the next adoption writes it again.
-                self.tools.ledgers.replace(&*self.tools.disk, key, &ledger).map_err(AdoptError::Outbox)?;
+                self.tools
+                    .ledgers
+                    .replace(&*self.tools.disk, key, &ledger)
+                    .map_err(AdoptError::Outbox)?;
             }
             None => {
                 let why = "its database was replaced: row ids began again";
@@ -77,9 +81,11 @@ impl Adopter {
     /// Makes a session's ledger anew.
     async fn relearn(&self, key: &SessionKey, record: &Record) -> Result<(), AdoptError> {
         let store = &*self.store;
-        let named = manifest::read(store, key).await?.unwrap_or_else(|| crate::part::Manifest::new(key));
+        let named =
+            manifest::read(store, key).await?.unwrap_or_else(|| crate::part::Manifest::new(key));
         let listed = manifest::list_parts(store, key).await?;
-        let parts = manifest::replay_order(&named, &listed).into_iter().map(|(name, _)| name).collect();
+        let parts =
+            manifest::replay_order(&named, &listed).into_iter().map(|(name, _)| name).collect();
         let mut fold = Fold::new(key, record.source.clone());
         self.fold_parts(&mut fold, key, parts).await?;
         self.fold_waiting(&mut fold, key, &record.pending).await?;
@@ -137,7 +143,8 @@ impl Adopter {
     async fn push(&self, fold: &mut Fold, bytes: Vec<u8>) -> Result<(), AdoptError> {
         let now = bytes.is_empty();
         fold.rest.extend(bytes);
-        let Some(end) = memchr::memrchr(b'\n', &fold.rest).map(|newline| newline + 1).or(now.then_some(0))
+        let Some(end) =
+            memchr::memrchr(b'\n', &fold.rest).map(|newline| newline + 1).or(now.then_some(0))
         else {
             return Ok(());
         };

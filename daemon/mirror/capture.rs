@@ -10,8 +10,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::durable::Disk;
-use crate::mirror::find::Finder;
 use crate::ledger::Ledgers;
+use crate::mirror::find::Finder;
 use crate::outbox::Outbox;
 use crate::part::{SessionKey, hex};
 use crate::redact::{Counts, Redactor};

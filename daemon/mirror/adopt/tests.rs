@@ -9,8 +9,9 @@ use crate::mirror::capture::{Care, Look, Seen, capture};
 use crate::mirror::find::RootsFinder;
 use crate::outbox::Outbox;
 use crate::redact::Redactor;
+use crate::source::database::Databases;
 use crate::source::memory::MemoryFiles;
-use crate::source::{Databases, Files, Unfinished};
+use crate::source::{Files, Unfinished};
 use crate::store::memory::MemoryStore;
 
 const PATH: &str = "/agent/s.jsonl";
@@ -148,6 +149,7 @@ impl Case {
         let disk: Arc<dyn crate::durable::Disk> = Arc::new(MemoryDisk::new());
         let store = MemoryStore::new(disk.clone());
         let files = MemoryFiles::new();
+        let databases = Arc::new(Databases::new("/nowhere/copies".into(), 0, []));
         let adopter = Adopter {
             store: Arc::new(store.clone()),
             tools: Tools {
@@ -155,8 +157,8 @@ impl Case {
                 disk,
                 redactor: Arc::new(Redactor::standard()),
                 outbox: Outbox::new("/state".as_ref()),
-                finder: Arc::new(RootsFinder::new(Arc::new(files.clone()), vec![], vec![], None)),
-                databases: Arc::new(Databases::new("/nowhere/copies".into(), 0, [])),
+                finder: Arc::new(RootsFinder::new(databases.clone(), vec![], vec![], None)),
+                databases,
                 ledgers: Ledgers::new("/state".as_ref()),
             },
             blocking: Blocking::Inline,
