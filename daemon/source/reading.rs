@@ -278,9 +278,16 @@ impl Reading {
 
     /// Gives away the first bytes of the buffer, with their memory, so that a huge record does not stay behind.
     fn give(&mut self, bytes: usize, cut: bool, stat: Stat) -> Chunk {
-        let rest = self.buffer.split_off(bytes);
+        // Buffers of chunks are all of one size: of others each would leave a hole that the next one, a little larger, does not
+        // fit into, and the process would grow with the file.
+        let more = self.buffer.len() > bytes;
+        let mut rest = Vec::with_capacity(if more { self.limits.chunk } else { 0 });
+        rest.extend_from_slice(&self.buffer[bytes..]);
+        self.buffer.truncate(bytes);
         let mut bytes = std::mem::replace(&mut self.buffer, rest);
-        bytes.shrink_to_fit();
+        if bytes.capacity() > self.limits.chunk {
+            bytes.shrink_to_fit();
+        }
         let start = self.cursor.offset;
         let context = self.begun.tail().to_vec();
         self.walk.push(&bytes);

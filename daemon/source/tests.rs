@@ -384,7 +384,7 @@ fn t19_a_record_larger_than_a_chunk_is_one_chunk() {
         let mut chunks = Vec::new();
         while let Next::Chunk(chunk) = reading.next(Unfinished::Wait).unwrap() {
             assert!(chunk.ends_record && chunk.context.is_empty());
-            assert_eq!(chunk.bytes.capacity(), chunk.bytes.len());
+            assert!(chunk.bytes.capacity() <= chunk.bytes.len().max(CHUNK_BYTES));
             chunks.push(chunk.bytes);
         }
         let expected = if length > CHUNK_BYTES { 3 } else { 1 };
