@@ -51,7 +51,7 @@ impl Scene {
     }
 
     fn bucket(&self) -> Bucket {
-        Bucket::read(&self.home.bucket())
+        Bucket::read(&self.home.objects())
     }
 
     fn interrupted(&self, when: &str) {

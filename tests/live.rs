@@ -94,7 +94,7 @@ impl Campaign {
 
     /// The bucket and what the sources held. The bucket is read first: the model may be ahead of it, never behind.
     fn look(&self) -> (Bucket, Vec<Source>) {
-        let bucket = Bucket::read(&self.home.bucket());
+        let bucket = Bucket::read(&self.home.objects());
         let model = self.transcripts.iter().map(|one| one.lock().unwrap().source(&self.planted));
         (bucket, model.collect())
     }
@@ -108,7 +108,7 @@ impl Campaign {
             (transcript.harness, transcript.id.clone(), life, source.generations[life - 1].clone())
         };
         try_wait_for(Duration::from_secs(30), || {
-            let bucket = Bucket::read_one(&self.home.bucket(), harness, &id);
+            let bucket = Bucket::read_one(&self.home.objects(), harness, &id);
             let stored = bucket.generations(harness, &id);
             (stored.len() == life && stored[life - 1].by_manifest == content).then_some(())
         })

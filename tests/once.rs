@@ -102,7 +102,7 @@ fn assert_nothing_secret(home: &Home, planted: &Planted, spoken: &[u8]) {
 }
 
 fn all_mirrored(home: &Home, laid: &[Laid], planted: &Planted) {
-    let bucket = Bucket::read(&home.bucket());
+    let bucket = Bucket::read(&home.objects());
     let mut complaints = bucket.faults_at_rest();
     complaints.extend(laid.iter().flat_map(|one| complaints_about(&bucket, one, planted)));
     if bucket.sessions.len() != laid.len() {
@@ -139,9 +139,9 @@ fn all_listed_and_shown(home: &Home, laid: &[Laid], planted: &Planted) {
 /// A second run finds nothing to do: bucket and state are what they were, bytes and times. The lock file may be touched.
 fn again_changes_nothing(home: &Home) {
     let leave_out = ["run"];
-    let before = (snapshot(&home.bucket(), &[]), states(home, &leave_out));
+    let before = (home.objects().versions(), states(home, &leave_out));
     home.once();
-    let after = (snapshot(&home.bucket(), &[]), states(home, &leave_out));
+    let after = (home.objects().versions(), states(home, &leave_out));
     assert!(before.0.len() >= 7);
     assert_eq!(before.0, after.0, "the bucket was changed by a run that had nothing to do");
     assert_eq!(before.1, after.1, "the state was changed by a run that had nothing to do");

@@ -4,11 +4,17 @@
 
 use std::time::{Duration, Instant};
 
+pub(crate) mod bucket;
+mod bucket_tests;
 pub(crate) mod daemon;
 pub(crate) mod home;
+pub(crate) mod http;
 pub(crate) mod judge;
+pub(crate) mod objects;
 pub(crate) mod oracle;
 pub(crate) mod planted;
+pub(crate) mod proxy;
+pub(crate) mod s3;
 pub(crate) mod strace;
 mod tests;
 pub(crate) mod writers;
