@@ -17,6 +17,9 @@
 mod support;
 
 mod bad_input;
+mod bucket;
+mod bucket_kill;
+mod bucket_refusals;
 mod ctl;
 mod format;
 mod hostile;

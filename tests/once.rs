@@ -1,6 +1,7 @@
 //! One `--once` over everything that the agents left: all of it stored, nothing secret in it, and nothing to do again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::support::daemon::{Daemon, ctl_ok, list};
 use crate::support::home::{self, Home, Laid, lay_out_decoys, lay_out_samples, said};
@@ -9,7 +10,7 @@ use crate::support::planted::{Planted, Rule, header, record};
 use crate::support::skipped;
 
 /// Transcripts with every planted secret, three for each harness: as text, in a tool's output, and doubled in one record.
-fn lay_out_planted(home: &Home, planted: &Planted) -> Vec<Laid> {
+pub(crate) fn lay_out_planted(home: &Home, planted: &Planted) -> Vec<Laid> {
     let mut laid = Vec::new();
     for (harness, number) in [("claude-code", 1), ("codex", 2), ("openclaw", 3)] {
         let own_id = format!("9e2d7c10-0000-4000-8000-{number:012x}");
@@ -85,16 +86,17 @@ fn assert_none(what: &str, complaints: &[String]) {
     assert!(complaints.is_empty(), "{what}: {} complaints\n{shown}", complaints.len());
 }
 
-/// The program's own files hold none of the secrets, and neither does what it said.
+/// The program's own files hold none of the secrets, neither do its objects, and neither does what it said.
 fn assert_nothing_secret(home: &Home, planted: &Planted, spoken: &[u8]) {
     let mut complaints = Vec::new();
-    let mut files = home::files_below(&home.path().join(".local"));
-    files.extend(home::files_below(&home.path().join(".config")));
-    assert!(files.len() >= 7, "only {} files were written", files.len());
-    for (path, content) in files {
-        for name in planted.found_in(&content) {
-            complaints.push(format!("{}: {name}", path.display()));
-        }
+    let files = [".local", ".config"].map(|name| home::files_below(&home.path().join(name)));
+    let named = |(path, content): (PathBuf, Vec<u8>)| (path.display().to_string(), content);
+    let mut contents: Vec<_> = files.into_iter().flatten().map(named).collect();
+    contents.extend(home.objects().read(""));
+    assert!(contents.len() >= 7, "only {} files and objects were written", contents.len());
+    for (name, content) in contents {
+        complaints
+            .extend(planted.found_in(&content).iter().map(|found| format!("{name}: {found}")));
     }
     complaints
         .extend(planted.found_in(spoken).iter().map(|name| format!("standard streams: {name}")));
@@ -158,17 +160,22 @@ fn states(home: &Home, leave_out: &[&str]) -> BTreeMap<String, String> {
     found
 }
 
+/// One `--once` over what was laid out keeps every promise of this page.
+pub(crate) fn keeps_its_promises(home: &Home, laid: &[Laid], planted: &Planted) {
+    lay_out_decoys(home);
+    let spoken = said(&home.once());
+    assert_nothing_secret(home, planted, spoken.as_bytes());
+    all_mirrored(home, laid, planted);
+    again_changes_nothing(home);
+    all_listed_and_shown(home, laid, planted);
+}
+
 #[test]
 fn once_stores_planted_sessions_redacted_and_counted_and_a_second_run_changes_nothing() {
     let home = Home::new();
     let planted = Planted::every_pattern(41);
     let laid = lay_out_planted(&home, &planted);
-    lay_out_decoys(&home);
-    let spoken = said(&home.once());
-    assert_nothing_secret(&home, &planted, spoken.as_bytes());
-    all_mirrored(&home, &laid, &planted);
-    again_changes_nothing(&home);
-    all_listed_and_shown(&home, &laid, &planted);
+    keeps_its_promises(&home, &laid, &planted);
 }
 
 #[test]
@@ -179,13 +186,8 @@ fn t14_once_stores_every_sample_transcript_and_a_second_run_changes_nothing() {
     };
     let planted = Planted::every_pattern(42).with_those_of_samples();
     laid.extend(lay_out_planted(&home, &planted));
-    lay_out_decoys(&home);
     println!("samples: {} transcripts laid out", laid.len());
-    let spoken = said(&home.once());
-    assert_nothing_secret(&home, &planted, spoken.as_bytes());
-    all_mirrored(&home, &laid, &planted);
-    again_changes_nothing(&home);
-    all_listed_and_shown(&home, &laid, &planted);
+    keeps_its_promises(&home, &laid, &planted);
 }
 
 #[test]

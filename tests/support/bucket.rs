@@ -67,7 +67,8 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) client: Client,
-    process: Option<Process>,
+    /// Held to be ended.
+    _process: Option<Process>,
 }
 
 impl Server {
@@ -120,7 +121,7 @@ impl Server {
             listed.then_some(Ok(()))
         });
         up.unwrap_or_else(|| Err(format!("no answer: {}", process.said())))?;
-        Ok(Server { client, process: Some(process) })
+        Ok(Server { client, _process: Some(process) })
     }
 
     fn of_environment() -> Result<Server, String> {
@@ -137,7 +138,7 @@ impl Server {
             secret_key: variable("AWS_SECRET_ACCESS_KEY")?,
         };
         client.list("").map_err(|why| format!("the bucket cannot be listed: {why}"))?;
-        Ok(Server { client, process: None })
+        Ok(Server { client, _process: None })
     }
 
     /// Whether the server looks at signatures at all.
@@ -145,11 +146,6 @@ impl Server {
         let stranger = Client { secret_key: "wrong".repeat(8), ..self.client.clone() };
         let answer = stranger.send(Method::GET, "", &[("list-type", "2")], bytes::Bytes::new());
         answer.is_ok_and(|answer| answer.status() == hyper::StatusCode::FORBIDDEN)
-    }
-
-    /// The process, for a look at what it costs.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.child.id())
     }
 }
 

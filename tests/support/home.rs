@@ -7,13 +7,14 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
+use super::bucket::Server;
 use super::objects::Objects;
 use super::proxy::Proxy;
-use super::s3::Client;
 
 /// How long a program may take that has to end by itself: the longest is `--once` over a line of 100 MB in a debug build.
 const RUN_MAX: Duration = Duration::from_secs(90);
@@ -40,8 +41,8 @@ pub(crate) struct Home {
 /// The bucket that a home's programs use in place of the local one.
 #[derive(Debug, Clone)]
 pub(crate) struct Remote {
-    /// How tests read it: around every proxy.
-    pub(crate) client: Client,
+    /// The server, which lives as long as somebody uses it. Tests read it around every proxy.
+    pub(crate) server: Arc<Server>,
     pub(crate) project: String,
     /// What the programs are told: host and port of the server, or of a proxy before it.
     pub(crate) authority: String,
@@ -49,9 +50,10 @@ pub(crate) struct Remote {
 
 impl Remote {
     /// A project of its own on a server, asked directly.
-    pub(crate) fn new(client: &Client) -> Remote {
+    pub(crate) fn new(server: &Arc<Server>) -> Remote {
         let project = format!("project-{:08x}", fastrand::u32(..));
-        Remote { client: client.clone(), project, authority: client.authority.clone() }
+        let authority = server.client.authority.clone();
+        Remote { server: Arc::clone(server), project, authority }
     }
 
     /// The same, asked through a proxy.
@@ -62,12 +64,13 @@ impl Remote {
 
     /// The variables that tell a program about it.
     fn variables(&self) -> [(&'static str, String); 5] {
+        let client = &self.server.client;
         [
-            ("TRACECRAFT_STORE", format!("s3://{}/{}", self.client.bucket, self.project)),
+            ("TRACECRAFT_STORE", format!("s3://{}/{}", client.bucket, self.project)),
             ("AWS_ENDPOINT_URL", format!("http://{}", self.authority)),
-            ("AWS_REGION", self.client.region.clone()),
-            ("AWS_ACCESS_KEY_ID", self.client.access_key.clone()),
-            ("AWS_SECRET_ACCESS_KEY", self.client.secret_key.clone()),
+            ("AWS_REGION", client.region.clone()),
+            ("AWS_ACCESS_KEY_ID", client.access_key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", client.secret_key.clone()),
         ]
     }
 }
@@ -91,8 +94,8 @@ impl Home {
     pub(crate) fn objects(&self) -> Objects {
         match &self.remote {
             None => Objects::Directory(self.bucket()),
-            Some(Remote { client, project, .. }) => {
-                Objects::Bucket { client: client.clone(), project: project.clone() }
+            Some(Remote { server, project, .. }) => {
+                Objects::Bucket { client: server.client.clone(), project: project.clone() }
             }
         }
     }

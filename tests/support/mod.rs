@@ -58,6 +58,11 @@ pub(crate) fn wait_until_ok(what: &str, mut probe: impl FnMut() -> Result<(), St
     assert!(met.is_some(), "waited {} s in vain for {what}:\n{complaint}", PATIENCE.as_secs());
 }
 
+/// Waits until a time is over. Not a way to wait for anything: for campaigns that measure a time, or take one.
+pub(crate) fn wait_for_the_end_of(started: Instant, length: Duration) {
+    std::thread::sleep(length.saturating_sub(started.elapsed()));
+}
+
 /// Lets a random while pass between two actions of a campaign. Not a way to wait for anything.
 pub(crate) fn pace(rng: &mut fastrand::Rng, longest: Duration) {
     std::thread::sleep(Duration::from_micros(rng.u64(0..=longest.as_micros() as u64)));

@@ -44,12 +44,14 @@ impl Objects {
             }
             Objects::Bucket { client, project } => {
                 let whole = format!("{project}/{prefix}");
-                let listed = client.list(&whole).expect("the bucket can be listed").into_iter();
-                let read = listed.filter_map(|entry| {
-                    let body = client.get(&entry.key).expect("the bucket can be read")?;
-                    Some((entry.key[project.len() + 1..].to_owned(), body.to_vec()))
-                });
-                read.collect()
+                let listed = client.list(&whole).expect("the bucket can be listed");
+                let keys = listed.into_iter().map(|entry| entry.key).collect();
+                let read = client.get_all(keys).expect("the bucket can be read").into_iter();
+                let mut objects: Vec<_> = read
+                    .map(|(key, body)| (key[project.len() + 1..].to_owned(), body.to_vec()))
+                    .collect();
+                objects.sort();
+                objects
             }
         }
     }

@@ -18,7 +18,7 @@ use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, TRANSFER_ENCODING
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -140,10 +140,20 @@ enum GateState {
     Opened,
 }
 
+/// What the proxy says to everything in place of the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Canned {
+    pub(crate) status: u16,
+    /// The code in the body, as S3 names errors; none gives an empty body.
+    pub(crate) code: &'static str,
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+}
+
 #[derive(Debug)]
 struct Inner {
     rng: fastrand::Rng,
     plan: Plan,
+    canned: Option<Canned>,
     seen: Vec<Seen>,
     in_flight: usize,
     gate: Option<Gate>,
@@ -170,8 +180,14 @@ impl Proxy {
     /// A proxy before the server at `upstream` that lets everything pass.
     pub(crate) fn start(upstream: SocketAddr, seed: u64) -> Proxy {
         let rng = fastrand::Rng::with_seed(seed);
-        let inner =
-            Inner { rng, plan: Plan::default(), seen: Vec::new(), in_flight: 0, gate: None };
+        let inner = Inner {
+            rng,
+            plan: Plan::default(),
+            canned: None,
+            seen: Vec::new(),
+            in_flight: 0,
+            gate: None,
+        };
         let shared = Arc::new(Shared { upstream, inner: Mutex::new(inner) });
         let (switch, switched) = mpsc::unbounded_channel();
         let port = free_port();
@@ -188,6 +204,11 @@ impl Proxy {
     /// Everything from now on goes wrong by this plan.
     pub(crate) fn fail(&self, plan: Plan) {
         self.shared.inner().plan = plan;
+    }
+
+    /// From now on says the same to every request, and asks the server nothing; `None`: the server answers again.
+    pub(crate) fn say(&self, canned: Option<Canned>) {
+        self.shared.inner().canned = canned;
     }
 
     /// Cuts all connections and refuses new ones (`false`), or is there again.
@@ -373,8 +394,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
     tokio::time::sleep(delay).await;
+    let canned = shared.inner().canned.clone();
+    if let Some(canned) = canned {
+        return Ok(canned.answer());
+    }
     match fate {
-        Fate::SlowedDown => return Ok(slow_down()),
+        Fate::SlowedDown => return Ok(Canned::slow_down().answer()),
         Fate::CutBefore => return Err(Cut),
         Fate::Passed | Fate::LostAfter | Fate::HalfAnswered => {}
     }
@@ -414,12 +439,26 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn slow_down() -> Response<Answer> {
-    let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code>\
-               <Message>Please reduce your request rate.</Message></Error>";
-    let body = Full::new(Bytes::from_static(xml.as_bytes())).map_err(never).boxed();
-    let answer = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
-    answer.header("content-type", "application/xml").body(body).expect("a plain answer")
+impl Canned {
+    fn slow_down() -> Canned {
+        Canned { status: 503, code: "SlowDown", headers: Vec::new() }
+    }
+
+    fn answer(&self) -> Response<Answer> {
+        let mut answer = Response::builder().status(self.status);
+        for (name, value) in &self.headers {
+            answer = answer.header(*name, *value);
+        }
+        let xml = match self.code {
+            "" => String::new(),
+            code => format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
+                 <Message>As the test wants it.</Message></Error>"
+            ),
+        };
+        let body = Full::new(Bytes::from(xml)).map_err(never).boxed();
+        answer.header("content-type", "application/xml").body(body).expect("a plain answer")
+    }
 }
 
 /// The first half of an answer that promises to be whole.

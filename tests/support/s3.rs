@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use super::http::{Failure, exchange, runtime};
+
+/// Reads at a time: enough to keep a server on this machine busy.
+const READS_MAX: usize = 8;
 
 /// Where a bucket is and who may use it.
 #[derive(Debug, Clone)]
@@ -33,11 +37,6 @@ pub(crate) struct Entry {
 }
 
 impl Client {
-    /// The endpoint as a URL.
-    pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.authority)
-    }
-
     /// The address behind the endpoint.
     pub(crate) fn address(&self) -> SocketAddr {
         self.authority.to_socket_addrs().unwrap().next().expect("the endpoint has an address")
@@ -79,6 +78,21 @@ impl Client {
         }
         expect_ok(&answer, key)?;
         Ok(Some(answer.into_body()))
+    }
+
+    /// The bytes of many objects, several at a time, in no order; those that are gone are left out.
+    pub(crate) fn get_all(&self, keys: Vec<String>) -> Result<Vec<(String, Bytes)>, Failure> {
+        let one = |key: String| async move {
+            let request = self.request(&Method::GET, &key, &[], Bytes::new());
+            let answer = exchange(self.address(), request).await?;
+            if answer.status() == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            expect_ok(&answer, &key)?;
+            Ok(Some((key, answer.into_body())))
+        };
+        let reads = stream::iter(keys.into_iter().map(one)).buffer_unordered(READS_MAX);
+        runtime().block_on(reads.try_filter_map(|read| async { Ok(read) }).try_collect())
     }
 
     /// All objects whose key begins with `prefix`, by key.
