@@ -14,11 +14,13 @@ mod fs;
 #[cfg(test)]
 pub(crate) mod memory;
 mod retry;
+mod s3;
 #[cfg(test)]
 mod suite;
 
 pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
+pub(crate) use s3::{S3Settings, S3Store, Signer, Transport, is_loopback};
 
 /// Longest key that every store takes: the limit of S3.
 const KEY_BYTES_MAX: usize = 1024;
