@@ -13,6 +13,7 @@ mod mirror;
 mod outbox;
 mod part;
 mod redact;
+mod remote;
 mod shutdown;
 mod source;
 mod state;
@@ -35,6 +36,7 @@ use self::instance::{Instance, InstanceError};
 use self::mirror::handle::{Command, Mirror};
 use self::mirror::{Engine, RootsFinder, Settings, Signal, Summary, SystemClock, Tools};
 use self::redact::Redactor;
+use self::remote::Place;
 use self::shutdown::Signals;
 use self::source::OsFiles;
 use self::state::Owner;
@@ -61,7 +63,8 @@ pub fn check(config: &Config) -> Result<String, ConfigError> {
     let roots = roots(config);
     let shown: Vec<(&str, &Path)> = roots.iter().map(|r| (r.harness, r.path.as_path())).collect();
     config.check_roots(&shown)?;
-    Ok(config.describe(&shown))
+    let rows = Place::of(config)?.map(|place| place.rows()).unwrap_or_default();
+    Ok(config.describe(rows, &shown))
 }
 
 /// Runs until it is told to stop, or with [`Mode::Once`] until all is done; answers what is to be told about the run. Must be
@@ -80,7 +83,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         Err(error) => return Err(error.into()),
     };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-    let (store, state_dir) = open_store(&config, &disk).await;
+    let (store, state_dir) = open_store(&config, &disk).await?;
     let hints = Arc::new(Hints::default());
     let files = Arc::new(OsFiles);
     let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
@@ -192,10 +195,22 @@ fn roots(config: &Config) -> Vec<Root> {
 }
 
 /// The store, and the directory of its state.
-async fn open_store(config: &Config, disk: &Arc<dyn Disk>) -> (Arc<dyn Store>, PathBuf) {
-    let StoreUrl::File { dir } = &config.store.value;
+async fn open_store(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+) -> Result<(Arc<dyn Store>, PathBuf), RunError> {
+    let state_dir = |identity: &str| state_dir_of(&**disk, &config.state_dir.value, identity);
+    if let Some(place) = Place::of(config)? {
+        let store = remote::open(config, &place, disk, Blocking::Pool)?;
+        let state_dir = state_dir(store.identity());
+        let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
+        return Ok((Arc::new(store), state_dir));
+    }
+    let StoreUrl::File { dir } = &config.store.value else {
+        return Err(RunError::failed("the store is neither local nor remote"));
+    };
     let store = FsStore::new(disk.clone(), dir.clone(), Blocking::Pool);
-    let state_dir = state_dir_of(&**disk, &config.state_dir.value, store.identity());
+    let state_dir = state_dir(store.identity());
     if Owner::of(&**disk, &state_dir).is_some_and(|owner| owner.has_stored()) {
         store.expect_present(); // A disk that was pulled out is not an empty bucket.
     }
@@ -205,7 +220,7 @@ async fn open_store(config: &Config, disk: &Arc<dyn Disk>) -> (Arc<dyn Store>, P
         warn!(error = %mirror::chain(&e), "cannot sweep old temporary files from the store");
     }
     let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
-    (Arc::new(store), state_dir)
+    Ok((Arc::new(store), state_dir))
 }
 
 /// State belongs to one store. The first one has the state directory; any other has its own below it, so that pointing the

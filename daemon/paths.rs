@@ -16,7 +16,7 @@ const NAME: &str = "tracecraft";
 /// File name of the control socket.
 const SOCKET: &str = "tracecraftd.sock";
 
-/// Prefix of the environment variables that are ours. No other variable is kept, so that no credential is.
+/// Prefix of the environment variables that are ours.
 const PREFIX: &str = "TRACECRAFT_";
 
 /// Bytes of a socket's path, with its closing NUL: the size of `sun_path` in the kernel's interface.
@@ -31,6 +31,24 @@ pub(crate) const CONFIG_VAR: &str = "TRACECRAFT_CONFIG";
 pub(crate) const STATE_DIR_VAR: &str = "TRACECRAFT_STATE_DIR";
 /// Environment variable that names the control socket.
 pub(crate) const SOCKET_VAR: &str = "TRACECRAFT_SOCKET";
+
+/// Variables of AWS's own that name the endpoint of S3, the first one that is set wins.
+pub(crate) const AWS_ENDPOINT_VARS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+/// `true` makes AWS's tools ignore the two above and what profiles say about endpoints.
+pub(crate) const AWS_IGNORE_ENDPOINTS_VAR: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
+/// Variables of AWS's own that name the region, the first one that is set wins.
+pub(crate) const AWS_REGION_VARS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+/// Variable of AWS's own that names a file with the certificates to trust.
+pub(crate) const AWS_CA_BUNDLE_VAR: &str = "AWS_CA_BUNDLE";
+
+/// Whether a variable is kept: ours, and those of AWS that say where a store is. No other one, so that no credential is.
+fn is_kept(name: &str) -> bool {
+    let aws = [AWS_IGNORE_ENDPOINTS_VAR, AWS_CA_BUNDLE_VAR];
+    name.starts_with(PREFIX)
+        || AWS_ENDPOINT_VARS.contains(&name)
+        || AWS_REGION_VARS.contains(&name)
+        || aws.contains(&name)
+}
 
 /// What the platform says about this user's directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +85,8 @@ impl Bases {
 pub struct Environment {
     /// The platform's directories.
     pub bases: Bases,
-    /// The variables whose names start with `TRACECRAFT_`. An empty one counts as unset and is not here.
+    /// The variables whose names start with `TRACECRAFT_`, and those of AWS that say where a store is. An empty one counts as
+    /// unset and is not here.
     pub vars: BTreeMap<String, OsString>,
 }
 
@@ -76,7 +95,7 @@ impl Environment {
     pub fn of_process() -> Result<Environment, PathError> {
         let ours = |(name, value): (OsString, OsString)| {
             let name = name.into_string().ok()?;
-            (name.starts_with(PREFIX) && !value.is_empty()).then_some((name, value))
+            (is_kept(&name) && !value.is_empty()).then_some((name, value))
         };
         let vars = std::env::vars_os().filter_map(ours).collect();
         Ok(Environment { bases: Bases::of_process()?, vars })

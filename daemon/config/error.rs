@@ -16,7 +16,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> ConfigError {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> ConfigError {
         ConfigError { message: message.into(), hint: hint.into(), source: None }
     }
 

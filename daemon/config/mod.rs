@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod rules;
+mod store_url;
 mod values;
 
 use std::ffi::{OsStr, OsString};
@@ -17,8 +18,8 @@ pub use self::error::ConfigError;
 use self::file::{FileContent, Value};
 #[allow(unused_imports, reason = "the mirror is not there yet")]
 pub(crate) use self::rules::{Decision, Rules};
+pub(crate) use self::store_url::{StoreUrl, endpoint};
 use self::values::Bad;
-pub(crate) use self::values::StoreUrl;
 use crate::paths::{self, Environment};
 
 /// Time between flushes. Short enough that little is lost with the laptop, long enough to be idle in between.
@@ -68,6 +69,15 @@ const SOCKET: Key = Key {
 };
 const LOG_KEY: Key =
     Key { name: "log", flag: Some("--log"), var: Some("TRACECRAFT_LOG"), example: "\"info\"" };
+const ENDPOINT: Key = Key {
+    name: "endpoint",
+    flag: None,
+    var: None,
+    example: "\"https://minio.example:9000\"",
+};
+const REGION: Key = Key { name: "region", flag: None, var: None, example: "\"eu-west-1\"" };
+const PROFILE: Key = Key { name: "profile", flag: None, var: None, example: "\"backup\"" };
+const ALLOW_HTTP: Key = Key { name: "allow_http", flag: None, var: None, example: "true" };
 const REDACT: Key = Key { name: "redact", flag: None, var: None, example: "true" };
 const MIN_FREE_SPACE_KEY: Key =
     Key { name: "min_free_space", flag: None, var: None, example: "\"1GiB\"" };
@@ -75,8 +85,12 @@ const OUTBOX_MAX_KEY: Key =
     Key { name: "outbox_max", flag: None, var: None, example: "\"256MiB\"" };
 
 /// All keys, in the order in which `--check` shows them.
-const KEYS: [&Key; 8] = [
+const KEYS: [&Key; 12] = [
     &STORE,
+    &ENDPOINT,
+    &REGION,
+    &PROFILE,
+    &ALLOW_HTTP,
     &INTERVAL_KEY,
     &STATE_DIR,
     &SOCKET,
@@ -125,6 +139,8 @@ pub(crate) enum Origin {
     Variable(&'static str),
     /// This line of this file.
     File(PathBuf, usize),
+    /// This profile of AWS's configuration.
+    Profile(String),
     /// Nothing else was said.
     Default,
 }
@@ -135,6 +151,7 @@ impl fmt::Display for Origin {
             Origin::Flag(flag) => write!(f, "flag {flag}"),
             Origin::Variable(name) => write!(f, "environment {name}"),
             Origin::File(path, line) => f.write_str(&file::at(path, *line)),
+            Origin::Profile(name) => write!(f, "profile {name}"),
             Origin::Default => f.write_str("default"),
         }
     }
@@ -154,6 +171,8 @@ pub(crate) struct Setting<T> {
 pub struct Config {
     /// Where objects go.
     pub(crate) store: Setting<StoreUrl>,
+    /// What was said about how a remote store is reached.
+    pub(crate) remote: Remote,
     /// Time between flushes.
     pub(crate) interval: Setting<Duration>,
     /// Where the state is kept. Absolute.
@@ -177,6 +196,22 @@ pub struct Config {
     environment: Environment,
 }
 
+/// What was said about how a remote store is reached: only what this configuration and the environment say. What a profile
+/// adds is for who reads profiles.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Remote {
+    /// The service's address.
+    pub(crate) endpoint: Option<Setting<String>>,
+    /// The region that requests are signed for.
+    pub(crate) region: Option<Setting<String>>,
+    /// The profile to use, whatever the environment says.
+    pub(crate) profile: Option<Setting<String>>,
+    /// Whether plain HTTP may leave this machine.
+    pub(crate) allow_http: Setting<bool>,
+    /// A file with the certificates to trust.
+    pub(crate) ca_bundle: Option<PathBuf>,
+}
+
 impl Config {
     /// Reads the configuration file and decides every setting.
     pub fn resolve(flags: Flags, environment: Environment) -> Result<Config, ConfigError> {
@@ -197,12 +232,14 @@ impl Config {
 
         let home = &environment.bases.home;
         let state_dir = sources.path(&STATE_DIR, || environment.default_state_dir())?;
+        let store = sources.text(
+            &STORE,
+            |text| StoreUrl::parse(text, home),
+            || StoreUrl::File { dir: environment.default_bucket() },
+        )?;
         let config = Config {
-            store: sources.text(
-                &STORE,
-                |text| StoreUrl::parse(text, home),
-                || StoreUrl::File { dir: environment.default_bucket() },
-            )?,
+            remote: sources.remote(&store.value)?,
+            store,
             interval: sources.text(&INTERVAL_KEY, values::interval, || INTERVAL)?,
             socket: sources.path(&SOCKET, || environment.default_socket(&state_dir.value))?,
             log: sources.text(&LOG_KEY, values::log_filter, || LOG.to_owned())?,
@@ -229,6 +266,10 @@ impl Config {
     pub(crate) fn changes_needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let changed = [
             (self.store.value != new.store.value, STORE.name),
+            (self.remote.endpoint != new.remote.endpoint, ENDPOINT.name),
+            (self.remote.region != new.remote.region, REGION.name),
+            (self.remote.profile != new.remote.profile, PROFILE.name),
+            (self.remote.allow_http.value != new.remote.allow_http.value, ALLOW_HTTP.name),
             (self.state_dir.value != new.state_dir.value, STATE_DIR.name),
             (self.socket.value != new.socket.value, SOCKET.name),
         ];
@@ -247,12 +288,13 @@ impl Config {
 
     /// Refuses to write below a harness's directory: sources are sacred, and what we wrote there would be captured again.
     pub(crate) fn check_roots(&self, roots: &[(&str, &Path)]) -> Result<(), ConfigError> {
-        let StoreUrl::File { dir } = &self.store.value;
-        let ours = [
-            (STORE.name, dir, &self.store.origin),
+        let mut ours = vec![
             (STATE_DIR.name, &self.state_dir.value, &self.state_dir.origin),
             (SOCKET.name, &self.socket.value, &self.socket.origin),
         ];
+        if let StoreUrl::File { dir } = &self.store.value {
+            ours.insert(0, (STORE.name, dir, &self.store.origin));
+        }
         for (name, path, origin) in ours {
             let real = real(path);
             let root = roots
@@ -270,7 +312,8 @@ impl Config {
     }
 
     /// What `--check` prints: key, value and origin of every setting, the rules, and the given roots, aligned.
-    pub(crate) fn describe(&self, roots: &[(&str, &Path)]) -> String {
+    /// `store_rows` come right below the store: what is found out about it elsewhere.
+    pub(crate) fn describe(&self, store_rows: Vec<Row>, roots: &[(&str, &Path)]) -> String {
         let file = self.file.value.display();
         let file = if self.file_exists { file.to_string() } else { format!("{file} (none)") };
         let path = |setting: &Setting<PathBuf>| setting.value.display().to_string();
@@ -289,6 +332,7 @@ impl Config {
             ),
             row(&OUTBOX_MAX_KEY, &self.outbox_max, values::show_size(self.outbox_max.value)),
         ];
+        rows.splice(2..2, store_rows);
         for (kind, rules) in [("include", &self.rules.include), ("exclude", &self.rules.exclude)] {
             let file = self.file.value.display();
             rows.extend(rules.iter().map(|r| [kind.to_owned(), r.describe(), file.to_string()]));
@@ -354,7 +398,7 @@ fn real(path: &Path) -> PathBuf {
 }
 
 /// Key, value, origin.
-type Row = [String; 3];
+pub(crate) type Row = [String; 3];
 
 fn row<T>(key: &Key, setting: &Setting<T>, value: String) -> Row {
     [key.name.to_owned(), value, setting.origin.to_string()]
@@ -418,6 +462,43 @@ impl Sources<'_> {
                 Setting { value: *value, origin: Origin::File(self.file.to_owned(), *line) }
             }
             _ => Setting { value: default, origin: Origin::Default },
+        }
+    }
+
+    /// What is said about a remote store, in the environment only by the variables that are meant for this kind.
+    fn remote(&self, store: &StoreUrl) -> Result<Remote, ConfigError> {
+        let is_aws = matches!(store, StoreUrl::S3 { .. });
+        let var = |name: &str| self.environment.vars.get(name);
+        let ignored = var(paths::AWS_IGNORE_ENDPOINTS_VAR).is_some_and(|v| v == "true");
+        let endpoints: &[&'static str] =
+            if is_aws && !ignored { &paths::AWS_ENDPOINT_VARS } else { &[] };
+        let regions: &[&'static str] = if is_aws { &paths::AWS_REGION_VARS } else { &[] };
+        Ok(Remote {
+            endpoint: self.among(&ENDPOINT, endpoints, endpoint)?,
+            region: self.among(&REGION, regions, store_url::region)?,
+            profile: self.among(&PROFILE, &[], store_url::profile)?,
+            allow_http: self.flag(&ALLOW_HTTP, false),
+            ca_bundle: self.environment.path_var(paths::AWS_CA_BUNDLE_VAR),
+        })
+    }
+
+    /// The value of a key that other programs' variables beat, if there is one.
+    fn among(
+        &self,
+        key: &Key,
+        vars: &[&'static str],
+        parse: impl Fn(&str) -> Result<String, Bad>,
+    ) -> Result<Option<Setting<String>>, ConfigError> {
+        let given = vars.iter().find_map(|&var| {
+            Some((self.environment.vars.get(var)?.clone(), Origin::Variable(var)))
+        });
+        let Some((given, origin)) = given.or_else(|| self.given(key)) else { return Ok(None) };
+        match parse(&given.to_string_lossy()) {
+            Ok(value) => Ok(Some(Setting { value, origin })),
+            // Not repeated: it may carry what should have been a secret.
+            Err(bad) => {
+                Err(ConfigError::new(format!("{} ({origin}) {}", key.name, bad.problem), bad.hint))
+            }
         }
     }
 

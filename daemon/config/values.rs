@@ -1,15 +1,9 @@
-//! The grammar of single settings: durations, sizes, store URLs, log filters.
+//! The grammar of single settings: durations, sizes, log filters.
 //!
 //! Knows text and what is wrong with it; refuses to know which key, file or variable the text came from: [`super`] adds
-//! that. No message repeats a credential that somebody put into a URL.
+//! that.
 
-use std::ffi::OsString;
-use std::fmt;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use crate::paths::absolute;
 
 /// Shortest interval between flushes. Below it the daemon would be awake all the time and gain nothing a person can see.
 pub(crate) const INTERVAL_LEAST: Duration = Duration::from_millis(100);
@@ -131,148 +125,6 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let (number, unit) = text.split_at(end);
     let letters = unit.chars().all(|c| c.is_ascii_alphabetic());
     letters.then(|| number.parse().ok()).flatten().map(|number| (number, unit))
-}
-
-/// Where objects go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StoreUrl {
-    /// A directory that is bucket and project in one.
-    File {
-        /// Absolute, without a trailing slash.
-        dir: PathBuf,
-    },
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreUrl::File { dir } => f.write_str(&file_url(dir)),
-        }
-    }
-}
-
-/// Schemes of the interface. Those that this version cannot use are known, so that the message can say so.
-const SCHEMES: [&str; 3] = ["file", "s3", "hf"];
-
-/// Longest scheme that a message repeats: what is longer is no scheme, and may be half of a credential.
-const SCHEME_SHOWN_MAX: usize = 12;
-
-impl StoreUrl {
-    /// Parses a store URL. `home` is only for the hint to one who wrote a path with a tilde.
-    pub(crate) fn parse(text: &str, home: &Path) -> Result<StoreUrl, Bad> {
-        if has_credentials(text) {
-            return Err(Bad::new(
-                "a store URL must not carry credentials",
-                "take them out of the URL, and replace them if others could read it",
-            ));
-        }
-        if text.is_empty() {
-            return Err(Bad::new("is empty", "write for example file:///absolute/dir"));
-        }
-        let Some((scheme, rest)) = text.split_once(':') else {
-            let path = match text.strip_prefix("~/") {
-                Some(below) => home.join(below),
-                None => absolute(Path::new(text)),
-            };
-            return Err(Bad::new("is not a URL", format!("did you mean {}?", file_url(&path))));
-        };
-        match (scheme, rest.strip_prefix("//")) {
-            ("file", Some(path)) => file_dir(path, home).map(|dir| StoreUrl::File { dir }),
-            ("file", None) => {
-                let path = if rest.starts_with('/') { rest } else { "/absolute/dir" };
-                Err(Bad::new("lacks the two slashes", format!("did you mean file://{path}?")))
-            }
-            ("s3" | "hf", Some(_)) => Err(Bad::new(
-                format!("{scheme}:// stores are not supported by this version"),
-                "use a directory: file:///absolute/dir",
-            )),
-            _ => Err(unknown_scheme(scheme)),
-        }
-    }
-}
-
-fn unknown_scheme(scheme: &str) -> Bad {
-    let forms = "file:///absolute/dir, s3://bucket/project or hf://user/bucket/project";
-    let hint = match nearest(scheme, &SCHEMES) {
-        Some(meant) => format!("did you mean {meant}://? A store URL is {forms}"),
-        None => format!("write {forms}"),
-    };
-    let showable = scheme.len() <= SCHEME_SHOWN_MAX
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let problem = if showable {
-        format!("does not begin with a known scheme and two slashes, but with \"{scheme}:\"")
-    } else {
-        "does not begin with a known scheme and two slashes".to_owned()
-    };
-    Bad::new(problem, hint)
-}
-
-/// Whether a URL, well-formed or not, has `user@` or `user:password@` where an authority would be.
-fn has_credentials(text: &str) -> bool {
-    let (scheme, rest) = text.split_once(':').unwrap_or(("", text));
-    // A path of a file URL may have both signs in a directory's name.
-    if scheme == "file" && (rest.starts_with("///") || !rest.starts_with("//")) {
-        return false;
-    }
-    let authority = if scheme.is_empty() { "" } else { rest.trim_start_matches('/') };
-    let Some(at) = authority.find('@') else { return false };
-    // A secret key may contain slashes, so that a colon before the sign counts wherever the sign is.
-    let before = &authority[..at];
-    before.contains(':') || !before.contains('/')
-}
-
-fn file_dir(rest: &str, home: &Path) -> Result<PathBuf, Bad> {
-    if !rest.starts_with('/') {
-        let hint = match rest.strip_prefix("~/") {
-            Some(below) => format!("did you mean {}?", file_url(&home.join(below))),
-            None => format!("did you mean file:///{rest}? A directory needs three slashes"),
-        };
-        return Err(Bad::new("does not name an absolute directory", hint));
-    }
-    if let Some(sign) = rest.chars().find(|c| matches!(c, '?' | '#')) {
-        let hint = format!("write %{:02X} if the directory's name has one", u32::from(sign));
-        return Err(Bad::new(format!("has a \"{sign}\""), hint));
-    }
-    let bytes = percent_decode(rest.as_bytes()).filter(|bytes| !bytes.contains(&0));
-    let bytes = bytes.ok_or_else(|| {
-        Bad::new("has a % that two hexadecimal digits do not follow", "write %25 for a %")
-    })?;
-    // Rebuilt from its components, so that one directory has one identity: "/a//b/" is "/a/b".
-    let dir: PathBuf = Path::new(&OsString::from_vec(bytes)).components().collect();
-    if dir.components().any(|part| part == std::path::Component::ParentDir) {
-        return Err(Bad::new("has \"..\" in its path", "write the directory's path without it"));
-    }
-    if dir.parent().is_none() {
-        return Err(Bad::new("names the root directory", "name a directory below it"));
-    }
-    Ok(dir)
-}
-
-fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.iter().copied();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    Some(bytes)
-}
-
-/// A directory as a URL that parses to the same directory.
-fn file_url(dir: &Path) -> String {
-    let mut url = String::from("file://");
-    for &byte in dir.as_os_str().as_bytes() {
-        match byte {
-            b'%' | b'?' | b'#' | 0..=b' ' | 0x7f.. => url.push_str(&format!("%{byte:02X}")),
-            _ => url.push(char::from(byte)),
-        }
-    }
-    url
 }
 
 /// Levels that a log filter may name.

@@ -20,7 +20,7 @@ mod suite;
 
 pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
-pub(crate) use s3::{S3Settings, S3Store, Signer, Transport, is_loopback};
+pub(crate) use s3::{S3Settings, S3Store, Signer, Transport, credentials, is_loopback};
 
 /// Longest key that every store takes: the limit of S3.
 const KEY_BYTES_MAX: usize = 1024;

@@ -30,6 +30,7 @@ pub(super) struct Failure {
     /// The store's own word for it.
     pub(super) code: String,
     text: String,
+    unreadable: bool,
     source: Option<BoxError>,
 }
 
@@ -47,7 +48,8 @@ impl std::error::Error for Failure {
 
 impl Failure {
     pub(super) fn new(kind: ErrorKind, text: impl Into<String>) -> Failure {
-        Failure { kind, status: None, code: String::new(), text: text.into(), source: None }
+        let (text, code) = (text.into(), String::new());
+        Failure { kind, status: None, code, text, unreadable: false, source: None }
     }
 
     /// With what caused it.
@@ -58,6 +60,17 @@ impl Failure {
     /// The answer is none that S3 would give. Asked again: a proxy or a store in trouble gives such.
     pub(super) fn odd(what: &str) -> Failure {
         Failure::new(ErrorKind::Unavailable, format!("the store's answer makes no sense: {what}"))
+    }
+
+    /// The answer is no XML, or it is cut off.
+    pub(super) fn unreadable() -> Failure {
+        let unreadable = true;
+        Failure { unreadable, ..Failure::odd("it is cut off, or no XML") }
+    }
+
+    /// Whether the answer was no XML.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 
     /// Whether the credentials have to be had anew.
@@ -86,7 +99,7 @@ impl From<TransportError> for Failure {
             TransportError::Untrusted(source) | TransportError::Broken(source) => Some(source),
             _ => None,
         };
-        Failure { kind, status: None, code: String::new(), text, source }
+        Failure { source, ..Failure::new(kind, text) }
     }
 }
 
@@ -121,7 +134,7 @@ pub(super) fn refused(
         said.region = printable(region);
     }
     let (kind, text) = judge(asked, status, &said, headers);
-    Failure { kind, status: Some(status), code: said.code, text, source: None }
+    Failure { status: Some(status), code: said.code, ..Failure::new(kind, text) }
 }
 
 fn judge(
@@ -130,7 +143,7 @@ fn judge(
     said: &Said,
     headers: &HeaderMap,
 ) -> (ErrorKind, String) {
-    use ErrorKind::{Changed, Denied, Full, Invalid, NotFound, Unavailable};
+    use ErrorKind::{Changed, Denied, Full, NotFound, Unavailable};
     let Asked { endpoint, bucket, right, .. } = asked;
     let text = |text: &str| text.to_owned();
     match said.code.as_str() {

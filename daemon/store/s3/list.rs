@@ -86,17 +86,33 @@ impl S3Store {
         ListObjectsV2Request {
             bucket: self.settings.bucket.clone(),
             prefix: Some(self.full(prefix)),
-            // XML has no way to write some characters that others may have in their keys: one such key would hide all of ours.
-            encoding_type: Some("url".to_owned()),
             ..ListObjectsV2Request::default()
         }
     }
 
+    /// One page. XML has no way to write some characters that others may have in their keys, and one such key must not hide all
+    /// of ours: a page that cannot be read is asked for again with its keys encoded. Not at once, because a store has been seen
+    /// that says it encodes, and does not.
     async fn page(&self, request: &ListObjectsV2Request) -> Result<ListObjectsV2Output, Failure> {
-        let request = request.clone();
+        match self.page_as_is(request.clone()).await {
+            Err(failure) if failure.is_unreadable() => {
+                let encoding_type = Some("url".to_owned());
+                self.page_as_is(ListObjectsV2Request { encoding_type, ..request.clone() }).await
+            }
+            page => page,
+        }
+    }
+
+    async fn page_as_is(
+        &self,
+        request: ListObjectsV2Request,
+    ) -> Result<ListObjectsV2Output, Failure> {
+        let asked_for = request.encoding_type.clone();
         let call = Call::new("s3:ListBucket", Answer::Document("ListBucketResult"));
         let work = |s3: S3Client| async move { s3.list_objects_v2(request).await };
-        Ok(self.requests.call(call, work).await?.0)
+        let (mut page, _) = self.requests.call(call, work).await?;
+        page.encoding_type = page.encoding_type.filter(|_| asked_for.is_some());
+        Ok(page)
     }
 
     /// The key within the project of a key in the bucket.

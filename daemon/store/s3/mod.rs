@@ -26,6 +26,7 @@ use super::{
 };
 use crate::durable::{Blocking, Disk};
 
+pub(crate) mod credentials;
 mod errors;
 mod list;
 mod requests;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, TryStreamExt};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyStream;
 use rusoto_core::request::{
     DispatchSignedRequest, DispatchSignedRequestFuture, HttpDispatchError, HttpResponse,
@@ -224,7 +224,9 @@ impl Inner {
     ) -> Result<(HttpResponse, bool), Failure> {
         let (mut parts, ()) = template.clone().into_parts();
         self.signer.sign(&mut parts, call.payload.sha256()).await.map_err(|error| {
-            Failure::new(ErrorKind::Denied, "cannot sign the request").because(error)
+            let temporary = error.is_temporary();
+            let kind = if temporary { ErrorKind::Unavailable } else { ErrorKind::Denied };
+            Failure::new(kind, "cannot sign the request").because(error)
         })?;
         // Not signed, because proxies change it.
         parts.headers.insert(header::USER_AGENT, USER_AGENT);
@@ -334,9 +336,9 @@ impl Inner {
                 Err(refused(self.asked(call.right), parts.status, &parts.headers, body))
             }
             (Some(root), Answer::Document(wanted)) if root == wanted => Ok(()),
+            (None, _) => Err(Failure::unreadable()),
             (_, Answer::Document(_)) => Err(Failure::odd("it is another document")),
             (Some(_), _) => Ok(()),
-            (None, _) => Err(Failure::odd("it is cut off, or no XML")),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::credentials::{Fixed, Keys};
 use super::{S3Settings, S3Store, Signer, Transport};
 use crate::durable::{Blocking, Disk, OsDisk};
 use crate::store::suite::contract;
@@ -21,7 +22,8 @@ fn named_store(disk: &Arc<dyn Disk>, project: &str) -> Option<S3Store> {
     };
     let key = var("AWS_ACCESS_KEY_ID").expect("a key");
     let secret = var("AWS_SECRET_ACCESS_KEY").expect("a secret");
-    let signer = Signer::fixed(&settings.region, &key, &secret);
+    let keys = Keys::lasting(&key, &secret, None, "the test");
+    let signer = Signer::new(Arc::new(Fixed(keys)), &settings.region);
     let transport = Transport::new(None).unwrap();
     Some(S3Store::new(settings, transport, signer, disk.clone(), Blocking::Pool))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -24,6 +25,7 @@ use tower::load_shed::error::Overloaded;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 
+use super::credentials::{Wire, WireError};
 use super::upload::{Pulse, Upload};
 
 /// Requests under way together. Enough for a hundred small sessions a second over a line of a tenth of a second; few enough
@@ -136,6 +138,13 @@ impl Transport {
     ) -> Result<Response<Download>, TransportError> {
         let answer = self.service.clone().oneshot(request).await.map_err(sorted)?;
         Ok(answer.map(Download::new))
+    }
+}
+
+#[async_trait]
+impl Wire for Transport {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, WireError> {
+        Ok(Transport::send(self, request).await?)
     }
 }
 

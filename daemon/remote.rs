@@ -1,0 +1,165 @@
+//! Puts a remote store together: what the configuration says, what a profile adds, who signs, over which transport.
+//!
+//! Knows the three of them; refuses to know what the store is used for. No secret passes through here.
+
+use std::sync::Arc;
+
+use crate::config::{Config, ConfigError, Origin, Row, Setting, StoreUrl, endpoint};
+use crate::durable::{Blocking, Disk};
+use crate::store::credentials::{
+    Ambient, Environment, Fixed, Source, SystemClock, Tools, named_by, profile_settings,
+};
+use crate::store::{S3Settings, S3Store, Signer, Transport, is_loopback};
+
+/// The region of buckets whose region nobody named: where AWS puts them, and what most of its imitators are content with.
+const REGION: &str = "us-east-1";
+
+/// The gateway of Hugging Face, which has a path for each user.
+const HF_ENDPOINT: &str = "https://s3.hf.co";
+
+/// Where a remote store is, and who said so.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    settings: S3Settings,
+    endpoint: Origin,
+    region: Origin,
+    profile: Option<Setting<String>>,
+}
+
+impl Place {
+    /// The place of the configured store; `None` for a local one. Reads AWS's configuration files.
+    pub(crate) fn of(config: &Config) -> Result<Option<Place>, ConfigError> {
+        let place = match &config.store.value {
+            StoreUrl::File { .. } => return Ok(None),
+            StoreUrl::S3 { bucket, project } => of_s3(config, bucket, project)?,
+            StoreUrl::Hf { user, bucket, project } => of_hf(config, user, bucket, project),
+        };
+        check_plain_http(config, &place)?;
+        Ok(Some(place))
+    }
+
+    /// What `--check` shows of it.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let row = |name: &str, value: &str, origin: &Origin| {
+            [name.to_owned(), value.to_owned(), origin.to_string()]
+        };
+        let mut rows = vec![
+            row("endpoint", &self.settings.endpoint, &self.endpoint),
+            row("region", &self.settings.region, &self.region),
+        ];
+        rows.extend(self.profile.as_ref().map(|p| row("profile", &p.value, &p.origin)));
+        rows
+    }
+}
+
+fn of_s3(config: &Config, bucket: &str, project: &str) -> Result<Place, ConfigError> {
+    let remote = &config.remote;
+    let environment = Environment::of_process(config.home());
+    let named = remote.profile.as_ref().map(|profile| profile.value.as_str());
+    let profile = profile_settings(&environment, named)
+        .map_err(|error| ConfigError::new(error.to_string(), "correct it, or set no profile"))?;
+    let origin = Origin::Profile(
+        named.or_else(|| named_by(&environment)).unwrap_or("default").to_owned(),
+    );
+    let of_profile = |value| Setting { value, origin: origin.clone() };
+    let region = remote.region.clone().or(profile.region.map(of_profile));
+    let region =
+        region.unwrap_or_else(|| Setting { value: REGION.to_owned(), origin: Origin::Default });
+    let from_profile = match profile.endpoint_url.map(|url| endpoint(&url)) {
+        None => None,
+        Some(Ok(value)) => Some(Setting { value, origin: origin.clone() }),
+        Some(Err(bad)) => {
+            let message = format!("endpoint_url ({origin}) {}", bad.problem);
+            return Err(ConfigError::new(message, bad.hint));
+        }
+    };
+    let endpoint = remote.endpoint.clone().or(from_profile).unwrap_or_else(|| Setting {
+        value: aws_endpoint(&region.value),
+        origin: Origin::Default,
+    });
+    let settings = S3Settings {
+        scheme: "s3",
+        endpoint: endpoint.value,
+        region: region.value,
+        bucket: bucket.to_owned(),
+        project: project.to_owned(),
+    };
+    let profile = remote.profile.clone();
+    Ok(Place { settings, endpoint: endpoint.origin, region: region.origin, profile })
+}
+
+fn of_hf(config: &Config, user: &str, bucket: &str, project: &str) -> Place {
+    let default = |value: &str| Setting { value: value.to_owned(), origin: Origin::Default };
+    let base = config.remote.endpoint.clone().unwrap_or_else(|| default(HF_ENDPOINT));
+    let region = config.remote.region.clone().unwrap_or_else(|| default(REGION));
+    let settings = S3Settings {
+        scheme: "hf",
+        endpoint: format!("{}/{user}", base.value),
+        region: region.value,
+        bucket: bucket.to_owned(),
+        project: project.to_owned(),
+    };
+    let profile = config.remote.profile.clone();
+    Place { settings, endpoint: base.origin, region: region.origin, profile }
+}
+
+/// AWS's own address of a region.
+fn aws_endpoint(region: &str) -> String {
+    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    format!("https://s3.{region}.{domain}")
+}
+
+/// Transcripts and signatures do not leave this machine in the clear, unless somebody said so.
+fn check_plain_http(config: &Config, place: &Place) -> Result<(), ConfigError> {
+    let uri: Option<http::Uri> = place.settings.endpoint.parse().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host());
+    let Some(host) = host else {
+        let message = format!("endpoint ({}) is not the address of a server", place.endpoint);
+        return Err(ConfigError::new(message, "write for example https://minio.example:9000"));
+    };
+    let plain = place.settings.endpoint.starts_with("http://");
+    if plain && !is_loopback(host) && !config.remote.allow_http.value {
+        let message = format!(
+            "endpoint = {:?} ({}) is plain http to another machine: transcripts and signatures could be read on the way",
+            place.settings.endpoint, place.endpoint
+        );
+        let hint = "use https, or write allow_http = true into the configuration file";
+        return Err(ConfigError::new(message, hint));
+    }
+    Ok(())
+}
+
+/// The store at a place. Asks nobody anything yet.
+pub(crate) fn open(
+    config: &Config,
+    place: &Place,
+    disk: &Arc<dyn Disk>,
+    blocking: Blocking,
+) -> Result<S3Store, ConfigError> {
+    let transport = Transport::new(config.remote.ca_bundle.as_deref()).map_err(|error| {
+        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        ConfigError::new(format!("{error}: {why}"), "name a file with certificates in PEM form")
+    })?;
+    let environment = Arc::new(Environment::of_process(config.home()));
+    let tools = Tools {
+        wire: Arc::new(transport.clone()),
+        disk: disk.clone(),
+        blocking: blocking.clone(),
+        clock: Arc::new(SystemClock),
+        allow_http: config.remote.allow_http.value,
+    };
+    let profile = config.remote.profile.as_ref().map(|profile| profile.value.clone());
+    let source: Arc<dyn Source> = match (&config.store.value, profile) {
+        // What the environment lacks it lacks until the next start, so that this is a mistake and no outage.
+        (StoreUrl::Hf { .. }, None) => {
+            let keys = environment.hugging_face_keys().map_err(|error| {
+                let hint = "make an access key in the settings of Hugging Face, or name a profile in the configuration file";
+                ConfigError::new(error.to_string(), hint)
+            })?;
+            Arc::new(Fixed(keys))
+        }
+        (_, profile) => Arc::new(Ambient::new(environment, profile, tools)),
+    };
+    let signer = Signer::new(source, &place.settings.region);
+    Ok(S3Store::new(place.settings.clone(), transport, signer, disk.clone(), blocking))
+}
