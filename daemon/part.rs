@@ -252,8 +252,7 @@ impl PartEntry {
     /// Whether it is a merged part that took in another one.
     fn contains(&self, other: &PartEntry) -> bool {
         // The reference tool's merged parts say no range: there the number has to do.
-        self.compacted_from.is_some()
-            && self.covers(other).unwrap_or(self.seq == other.seq)
+        self.compacted_from.is_some() && self.covers(other).unwrap_or(self.seq == other.seq)
     }
 
     /// Whether its range takes in that of another one, where both are known.

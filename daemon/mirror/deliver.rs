@@ -8,11 +8,10 @@ use tracing::{debug, error, info};
 
 use super::compact::{self, Plan};
 use super::manifest::{Failure, Header};
-use super::retreat::bytes_before;
 use super::send::{SEND_PARTS_MAX, Send, Sent, send};
 use super::{
-    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY, STORE_RETRY,
-    chain, manifest,
+    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY,
+    STORE_RETRY, chain, manifest,
 };
 use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
 use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
@@ -161,7 +160,7 @@ impl Engine {
             self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
         let rules = self.settings.redactor.rules_version();
         let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        let before = bytes_before(record);
+        let before = record.named_bytes;
         let key = key.clone();
         let any = !parts.is_empty() || header.is_some();
         any.then_some(Send { key, parts, unnamed, before, header })
@@ -344,8 +343,7 @@ impl Engine {
     /// Finishes a compaction that a former process began.
     pub(super) fn finish_compaction(&mut self, key: &SessionKey) {
         let (progress, _) = mpsc::channel(1);
-        let running =
-            Running { progress, parts_before: 0, keep_tail: 0, stage: Stage::Preparing };
+        let running = Running { progress, parts_before: 0, keep_tail: 0, stage: Stage::Preparing };
         self.compactions.insert(key.clone(), running);
         self.start_publish(key.clone());
     }

@@ -65,7 +65,7 @@ impl Engine {
             key: key.clone(),
             newest: self.newest_number(key),
             own: record.pending.clone(),
-            before: bytes_before(record),
+            before: record.named_bytes,
             redactions: record.totals.redactions.clone(),
         };
         self.live(key).sending = true;
@@ -103,6 +103,7 @@ impl Engine {
             next_seq: below,
             pending: parts,
             totals: Default::default(),
+            named_bytes: 0,
             reason: Some(why.clone()),
             manifest_due: false,
             compaction: None,
@@ -237,12 +238,6 @@ impl Engine {
 
 fn change((key, record): (SessionKey, Record)) -> Change {
     Change::Session { key, record: Box::new(record) }
-}
-
-/// Bytes that a manifest names before a record's pending parts.
-pub(super) fn bytes_before(record: &Record) -> u64 {
-    let unsure = record.pending.iter().filter(|part| part.named).map(|part| part.bytes).sum();
-    record.totals.bytes.saturating_sub(unsure)
 }
 
 impl Job {

@@ -85,7 +85,8 @@ pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
         match manifest::name_parts(&*store, &sent.key, Some(&header), before, &unnamed).await {
             Ok(manifest::Named { manifest, found_below }) => {
                 let next_seq = manifest.next_seq;
-                let unsure = manifest::may_be_overwritten(&*store) && found_below < next_seq;
+                // The reference tool asks for no condition wherever it writes.
+                let unsure = !store.is_local() && found_below < next_seq;
                 let totals = manifest::totals(&manifest);
                 let unsure_from = unsure.then_some(found_below);
                 sent.named = Some(Named { next_seq, unsure_from, totals, header });

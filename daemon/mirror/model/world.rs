@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
+use super::others::Others;
 use crate::durable::memory::{DiskFault, MemoryDisk};
 use crate::durable::{Blocking, Disk};
 use crate::harness::{Candidate, Facts, Standing};
@@ -15,7 +16,7 @@ use crate::redact::Redactor;
 use crate::source::memory::MemoryFiles;
 use crate::source::{Encoding, Files};
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
-use crate::store::{ErrorKind, FsStore, Store};
+use crate::store::{Conditions, ErrorKind, FsStore, Retry, Store};
 use crate::watch::Hints;
 
 pub(super) const STATE: &str = "/state";
@@ -122,18 +123,38 @@ pub(super) struct World {
     finder: ModelFinder,
     clock: Arc<ModelClock>,
     serial: u64,
+    /// Who else writes to the store.
+    pub(super) others: Others,
+    /// Whether the store is asked again, as the real one is.
+    retries: bool,
+    /// Whether its state was lost or damaged.
+    pub(super) damaged: bool,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let disk = MemoryDisk::new();
-        // Half of the sequences run the real local store, over a disk that forgets; the others a remote one.
-        let memory_store = match rng.u8(..4) {
+        // A third of the sequences run a local store, mostly the real one over a disk that forgets; the others a remote one.
+        let remote = || MemoryStore::new(Arc::new(disk.clone()));
+        let conditions = [Conditions::Honoured, Conditions::Ignored, Conditions::Unsupported];
+        let memory_store = match rng.u8(..12) {
             0 => Some(MemoryStore::local(Arc::new(disk.clone()))),
-            1 => Some(MemoryStore::new(Arc::new(disk.clone()))),
-            _ => None,
+            1..=3 => None,
+            _ => Some(remote().with_conditions(conditions[rng.usize(..3)])),
         };
+        let is_remote = memory_store.as_ref().is_some_and(|store| !store.is_local());
+        let others = match rng.u8(..6) {
+            0 | 1 if is_remote => Others::Reference,
+            2 if is_remote => Others::Sharing,
+            3 if is_remote => Others::Diverging,
+            _ => Others::Nobody,
+        };
+        let meet = matches!(others, Others::Sharing | Others::Diverging);
+        let travels = fastrand::Rng::with_seed(seed);
+        let memory_store =
+            memory_store.map(|store| if meet { store.with_latency(travels) } else { store });
+        let retries = rng.bool();
         let files = MemoryFiles::new();
         let finder = ModelFinder { files: files.clone(), paths: Arc::default() };
         let world = World {
@@ -148,6 +169,46 @@ impl World {
             finder,
             clock: Arc::new(ModelClock(Instant::now())),
             serial: 0,
+            others,
+            retries,
+            damaged: false,
+        };
+        world.hook();
+        world
+    }
+
+    /// Another recorder's world: its own disk and faults, the same clock, and the same files or its own.
+    pub(super) fn beside(
+        &self,
+        disk: MemoryDisk,
+        memory_store: Option<MemoryStore>,
+        sharing: bool,
+    ) -> World {
+        let files = if sharing { self.files.clone() } else { MemoryFiles::new() };
+        let paths = if sharing {
+            self.finder.paths.clone()
+        } else {
+            Arc::new(Mutex::new(self.finder.paths.lock().unwrap().clone()))
+        };
+        files.set_clock(self.clock.elapsed_ns());
+        let finder = ModelFinder { files: files.clone(), paths };
+        let mut sources = self.sources.clone();
+        sources.iter_mut().for_each(|source| source.flushed.clear());
+        let world = World {
+            rng: self.rng.clone(),
+            files,
+            disk,
+            memory_store,
+            faults: Arc::default(),
+            sources,
+            hints: Arc::default(),
+            redactor: self.redactor.clone(),
+            finder,
+            clock: self.clock.clone(),
+            serial: 1_000_000,
+            others: self.others,
+            retries: self.retries,
+            damaged: false,
         };
         world.hook();
         world
@@ -193,6 +254,10 @@ impl World {
     pub(super) fn tools(&self) -> Tools {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let store: Arc<dyn Store> = match &self.memory_store {
+            Some(store) if self.retries => {
+                let rng = fastrand::Rng::with_seed(1);
+                Arc::new(Retry::new(store.clone(), disk.clone(), Blocking::Inline, rng))
+            }
             Some(store) => Arc::new(store.clone()),
             None => Arc::new(FsStore::new(disk.clone(), BUCKET.into(), Blocking::Inline)),
         };
