@@ -38,7 +38,7 @@ use self::redact::Redactor;
 use self::shutdown::Signals;
 use self::source::OsFiles;
 use self::state::Owner;
-use self::store::{FsStore, Retry, Store};
+use self::store::{Counted, FsStore, Retry, Store, Tally};
 use self::watch::{Hints, Watcher};
 
 /// What `tracecraftd` was started for.
@@ -80,7 +80,8 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         Err(error) => return Err(error.into()),
     };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-    let (store, state_dir) = open_store(&config, &disk).await;
+    let tally = Arc::new(Tally::default());
+    let (store, state_dir) = open_store(&config, &disk, &tally).await;
     let hints = Arc::new(Hints::default());
     let files = Arc::new(OsFiles);
     let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
@@ -88,6 +89,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
     let finder = RootsFinder::new(files.clone(), harness::all(), roots.clone(), watcher);
     let tools = Tools {
         store,
+        tally,
         disk,
         files,
         finder: Arc::new(finder),
@@ -192,7 +194,11 @@ fn roots(config: &Config) -> Vec<Root> {
 }
 
 /// The store, and the directory of its state.
-async fn open_store(config: &Config, disk: &Arc<dyn Disk>) -> (Arc<dyn Store>, PathBuf) {
+async fn open_store(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    tally: &Arc<Tally>,
+) -> (Arc<dyn Store>, PathBuf) {
     let StoreUrl::File { dir } = &config.store.value;
     let store = FsStore::new(disk.clone(), dir.clone(), Blocking::Pool);
     let state_dir = state_dir_of(&**disk, &config.state_dir.value, store.identity());
@@ -204,6 +210,7 @@ async fn open_store(config: &Config, disk: &Arc<dyn Disk>) -> (Arc<dyn Store>, P
     if let Err(e) = store.sweep(SystemTime::now()).await {
         warn!(error = %mirror::chain(&e), "cannot sweep old temporary files from the store");
     }
+    let store = Counted::new(store, tally.clone());
     let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
     (Arc::new(store), state_dir)
 }

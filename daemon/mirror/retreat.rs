@@ -255,7 +255,7 @@ impl Job {
             if !self.copy(&next, own, parts.len(), &mut parts).await? {
                 // Somebody merged it away, so its bytes are safe there: what follows begins behind it.
                 parts.clear();
-                continue;
+                continue; // Nothing of it is left behind, either.
             }
             let named = manifest.parts.iter().any(|part| part.name() == own.name());
             // Also one that is not known to be stored: its put may have lost its answer.

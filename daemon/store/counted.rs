@@ -71,7 +71,9 @@ impl<S: Store> Counted<S> {
     ) -> Result<T, StoreError> {
         kind(&self.tally).fetch_add(1, Ordering::Relaxed);
         let answer = request.await;
-        if answer.as_ref().is_err_and(|e| !matches!(e.kind, ErrorKind::NotFound | ErrorKind::Changed))
+        if answer
+            .as_ref()
+            .is_err_and(|e| !matches!(e.kind, ErrorKind::NotFound | ErrorKind::Changed))
         {
             self.tally.failures.fetch_add(1, Ordering::Relaxed);
         }

@@ -161,6 +161,11 @@ impl MemoryStore {
         self.lock().objects.iter().map(|(key, kept)| (key.clone(), kept.bytes.clone())).collect()
     }
 
+    /// The note of an object.
+    pub(crate) fn note(&self, key: &str) -> Option<String> {
+        self.lock().objects.get(key)?.note.clone()
+    }
+
     /// Every different content that a key ever had, oldest first.
     pub(crate) fn history(&self) -> BTreeMap<String, Vec<Bytes>> {
         self.lock().history.clone()

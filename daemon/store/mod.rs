@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
+mod counted;
 mod fs;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -17,6 +18,7 @@ mod retry;
 #[cfg(test)]
 mod suite;
 
+pub(crate) use counted::{Counted, Tally};
 pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
 

@@ -6,6 +6,7 @@
 
 mod oracle;
 mod others;
+mod requests;
 mod world;
 
 use std::future::Future;

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::others::Others;
 use super::world::{Source, World};
+use crate::mirror::manifest::{range_of, replay_order};
 use crate::part::{Manifest, PartName, SessionKey, hex};
 use crate::redact::{Counts, Redactor};
 
@@ -87,12 +88,23 @@ fn read(
         }
         by_manifest.extend(bytes);
     }
-    let (next_seq, prefix) = (manifest.next_seq, key.prefix());
-    let unnamed = objects.iter().filter(|(name, _)| {
-        let part = name.strip_prefix(&prefix).and_then(|name| name.parse::<PartName>().ok());
-        part.is_some_and(|part| part.seq >= next_seq)
-    });
-    by_manifest.extend(unnamed.flat_map(|(_, bytes)| bytes.iter().copied()));
+    let prefix = key.prefix();
+    let listed: Vec<(PartName, u64)> = objects
+        .iter()
+        .filter_map(|(name, bytes)| Some((name.strip_prefix(&prefix)?.parse().ok()?, bytes)))
+        .map(|(name, bytes)| (name, bytes.len() as u64))
+        .collect();
+    let mut end = manifest.end();
+    for (name, _) in replay_order(&manifest, &listed).iter().skip(manifest.parts.len()) {
+        let object = key.part_key(name);
+        let note = world.memory_store.as_ref().and_then(|store| store.note(&object));
+        let range = range_of(note.as_deref());
+        if range.is_some_and(|[start, _]| end.is_some_and(|end| end != start)) {
+            break;
+        }
+        end = range.map(|[_, end]| end);
+        by_manifest.extend(&objects[&object]);
+    }
     let listed: Vec<(&String, &Vec<u8>)> = objects
         .range(key.prefix()..)
         .take_while(|(name, _)| name.starts_with(&key.prefix()))

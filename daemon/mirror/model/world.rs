@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -127,6 +128,7 @@ pub(super) struct World {
     pub(super) others: Others,
     /// Whether the store is asked again, as the real one is.
     retries: bool,
+    interval: Duration,
     /// Whether its state was lost or damaged.
     pub(super) damaged: bool,
 }
@@ -171,10 +173,34 @@ impl World {
             serial: 0,
             others,
             retries,
+            interval: Duration::from_secs(1),
             damaged: false,
         };
         world.hook();
         world
+    }
+
+    /// A world with a remote store that does as it is told, for tests of their own.
+    pub(super) fn remote(interval: Duration) -> (World, MemoryStore) {
+        let mut world = World::new(0);
+        let store = MemoryStore::new(Arc::new(world.disk.clone()));
+        world.memory_store = Some(store.clone());
+        (world.others, world.retries, world.interval) = (Others::Nobody, false, interval);
+        (world, store)
+    }
+
+    /// Appends a record to a session's file, which is made if there is none.
+    pub(super) fn append_to(&mut self, number: usize) {
+        self.files.set_clock(self.clock.elapsed_ns());
+        let path = PathBuf::from(format!("/agent/a/s{number}.jsonl"));
+        let record = self.record(false);
+        if self.files.content(&path).is_none() {
+            self.finder.paths.lock().unwrap().insert(path.clone(), format!("s{number}"));
+            self.files.create(&path, record);
+        } else {
+            self.files.append(&path, &record);
+        }
+        self.hints.push(path);
     }
 
     /// Another recorder's world: its own disk and faults, the same clock, and the same files or its own.
@@ -208,6 +234,7 @@ impl World {
             serial: 1_000_000,
             others: self.others,
             retries: self.retries,
+            interval: self.interval,
             damaged: false,
         };
         world.hook();
@@ -263,6 +290,7 @@ impl World {
         };
         Tools {
             store,
+            tally: Arc::default(),
             disk,
             files: Arc::new(self.files.clone()),
             finder: Arc::new(self.finder.clone()),
@@ -275,7 +303,7 @@ impl World {
 
     pub(super) fn settings(&self) -> Settings {
         Settings {
-            interval: std::time::Duration::from_secs(1),
+            interval: self.interval,
             rules: Default::default(),
             redactor: self.redactor.clone(),
             redact: true,
