@@ -250,7 +250,10 @@ impl Engine {
             (true, Some(_)) => {}
             (true, None) => {
                 live.unnamed_since = Some(now);
-                self.look_at(key, now + MANIFEST_EVERY);
+                // `--once` names a part as soon as it is stored; a time to come would only keep it from ending.
+                if !self.settings.once {
+                    self.look_at(key, now + MANIFEST_EVERY);
+                }
             }
         }
     }
