@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::part::{Manifest, ManifestError, PartEntry, PartName, SEQ_MAX, SessionKey, hex};
 use crate::redact::Counts;
-use crate::state::{Record, Totals};
+use crate::state::{PendingPart, Record, Totals};
 use crate::store::{Body, Conditions, ErrorKind, Listed, Store, StoreError, Version};
 
 /// Largest manifest that is read, bytes: a session of 100,000 parts has about 40 MB. More is hostile.
@@ -278,6 +278,25 @@ async fn merged_since(
         merged += 1;
     }
     Ok(merged)
+}
+
+/// How many of a writer's parts, from the first on, are in what a manifest names, behind so many bytes that it had before.
+pub(crate) async fn shared(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    before: u64,
+    parts: &[PendingPart],
+) -> Result<usize, Failure> {
+    let mut contents = Contents::new(store, key, manifest, before);
+    let mut shared = 0;
+    for part in parts {
+        if contents.digest_of(part.bytes).await?.as_ref() != Some(&part.sha256) {
+            break;
+        }
+        shared += 1;
+    }
+    Ok(shared)
 }
 
 /// The bytes that a manifest names, from some place on, one object after the other.
