@@ -403,7 +403,8 @@ fn check_shows_every_value_with_its_origin_in_columns() {
     let text = "redact = false\n[[exclude]]\ncwd = \"~/secret\"\n";
     let flags = Flags { store: Some("file:///b".into()), ..Flags::default() };
     let config = home.resolve(flags, &[("TRACECRAFT_LOG", "debug")], Some(text)).unwrap();
-    let shown = config.describe(&[("codex", Path::new("/nonexistent/.codex/sessions"))]);
+    let shown =
+        config.describe(Vec::new(), &[("codex", Path::new("/nonexistent/.codex/sessions"))]);
     let shown = shown.replace(&home.path().display().to_string(), "~");
     let words: Vec<String> =
         shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

@@ -17,8 +17,8 @@ use rusoto_s3::{DeleteObjectRequest, GetObjectRequest, HeadObjectRequest, PutObj
 use self::errors::Failure;
 use self::requests::{Answer, Call, Requests};
 pub(crate) use self::signer::Signer;
-pub(crate) use self::transport::Transport;
 use self::swap::Probe;
+pub(crate) use self::transport::Transport;
 use self::upload::Payload;
 use super::{
     Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
@@ -146,7 +146,10 @@ impl S3Store {
 
     /// Size and version of an object. An answer without a body cannot say whether the object or the bucket is missing, so
     /// absence is confirmed by a listing.
-    async fn head(&self, key: &str) -> Result<Option<(u64, Option<Version>, Option<String>)>, Failure> {
+    async fn head(
+        &self,
+        key: &str,
+    ) -> Result<Option<(u64, Option<Version>, Option<String>)>, Failure> {
         let request = HeadObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
@@ -176,7 +179,8 @@ impl S3Store {
     async fn get_object(&self, key: &str) -> Result<Object, Failure> {
         // Where reads are redirected the version is asked for first: if the object changes in between, the version is the older
         // one, and a swap with it fails as it should.
-        let head = if self.redirects.load(Ordering::Relaxed) { self.head(key).await? } else { None };
+        let head =
+            if self.redirects.load(Ordering::Relaxed) { self.head(key).await? } else { None };
         let request = GetObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
@@ -204,7 +208,8 @@ impl S3Store {
         }
         let body = got.body.ok_or_else(|| Failure::odd("it has no body"))?;
         let note = got.metadata.and_then(|mut all| all.remove(NOTE));
-        let (head_version, head_note) = head.map_or((None, None), |(_, version, note)| (version, note));
+        let (head_version, head_note) =
+            head.map_or((None, None), |(_, version, note)| (version, note));
         let version = version(got.e_tag).or(head_version);
         if version.is_none() {
             // A swap of an object without a version would ask for one that is not there.

@@ -264,9 +264,9 @@ impl Inner {
             };
             uri = self.target(&uri, target)?;
             let request = Request::get(uri.clone()).header(header::USER_AGENT, USER_AGENT);
-            let request = request.body(Upload::of(Bytes::new())).map_err(|error| {
-                Failure::odd("it sends us to no address").because(error)
-            })?;
+            let request = request
+                .body(Upload::of(Bytes::new()))
+                .map_err(|error| Failure::odd("it sends us to no address").because(error))?;
             answer = self.transport.exchange(request).await?;
             if !is_redirect(answer.status()) {
                 return Ok(answer);
@@ -292,7 +292,10 @@ impl Inner {
         if secure || local {
             Ok(target)
         } else {
-            Err(Failure::new(ErrorKind::Denied, "the store sends us to an address without TLS: not followed"))
+            Err(Failure::new(
+                ErrorKind::Denied,
+                "the store sends us to an address without TLS: not followed",
+            ))
         }
     }
 

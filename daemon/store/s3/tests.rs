@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::credentials::{Fixed, Keys};
 use super::{S3Settings, S3Store, Signer, Transport};
 use crate::durable::{Blocking, Disk, OsDisk};
-use crate::store::suite::contract;
 use crate::store::Retry;
+use crate::store::suite::contract;
 
 /// Names an S3 endpoint for the suite; the bucket is in `TRACECRAFT_TEST_S3_BUCKET`, the keys are where AWS has them.
 const ENDPOINT_VAR: &str = "TRACECRAFT_TEST_S3_ENDPOINT";
