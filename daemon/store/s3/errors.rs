@@ -73,11 +73,17 @@ impl Failure {
         self.unreadable
     }
 
-    /// Whether the credentials have to be had anew.
-    pub(super) fn says_expired(&self) -> bool {
+    /// Whether other keys may help: these have expired, or somebody has replaced them meanwhile.
+    pub(super) fn is_about_keys(&self) -> bool {
         matches!(
             self.code.as_str(),
-            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired"
+            "ExpiredToken"
+                | "ExpiredTokenException"
+                | "TokenRefreshRequired"
+                | "InvalidToken"
+                | "InvalidTokenId"
+                | "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
         )
     }
 
@@ -111,6 +117,8 @@ pub(super) struct Asked<'a> {
     pub(super) bucket: &'a str,
     /// The right that the request needs: `s3:PutObject`.
     pub(super) right: &'static str,
+    /// Where the keys came from.
+    pub(super) keys: &'a str,
 }
 
 /// What an error document says.
@@ -144,29 +152,29 @@ fn judge(
     headers: &HeaderMap,
 ) -> (ErrorKind, String) {
     use ErrorKind::{Changed, Denied, Full, NotFound, Unavailable};
-    let Asked { endpoint, bucket, right, .. } = asked;
+    let Asked { endpoint, bucket, right, keys, .. } = asked;
     let text = |text: &str| text.to_owned();
     match said.code.as_str() {
         "InvalidAccessKeyId" => (
             Denied,
             format!(
-                "{endpoint} does not know the access key: check AWS_ACCESS_KEY_ID, the profile, or the endpoint"
+                "{endpoint} does not know the access key from {keys}: correct it, or the endpoint"
             ),
         ),
         "SignatureDoesNotMatch" => (
             Denied,
-            text(
-                "the secret key does not belong to the access key: check AWS_SECRET_ACCESS_KEY or the profile",
-            ),
+            format!("the secret key does not belong to the access key: correct what is in {keys}"),
         ),
         "RequestTimeTooSkewed" => (Denied, skewed(headers)),
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => {
-            (Denied, text("the credentials have expired: sign in again, or give it new ones"))
-        }
-        "InvalidToken" | "InvalidTokenId" => (
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => (
             Denied,
-            text("the session token is not valid here: check AWS_SESSION_TOKEN or the profile"),
+            format!(
+                "the credentials from {keys} have expired: sign in again, or put new ones there"
+            ),
         ),
+        "InvalidToken" | "InvalidTokenId" => {
+            (Denied, format!("the session token from {keys} is not valid here: correct it"))
+        }
         "NoSuchBucket" => (
             Denied,
             format!(

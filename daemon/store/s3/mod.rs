@@ -15,6 +15,7 @@ use http::StatusCode;
 use rusoto_s3::{DeleteObjectRequest, GetObjectRequest, HeadObjectRequest, PutObjectRequest, S3};
 
 use self::errors::Failure;
+use self::multipart::{PIECES, Pieces};
 use self::requests::{Answer, Call, Requests};
 pub(crate) use self::signer::Signer;
 use self::swap::Probe;
@@ -29,8 +30,11 @@ use crate::durable::{Blocking, Disk};
 pub(crate) mod credentials;
 mod errors;
 mod list;
+mod multipart;
 mod requests;
 mod signer;
+#[cfg(test)]
+mod stand_in;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -79,6 +83,9 @@ pub(crate) struct S3Store {
     disk: Arc<dyn Disk>,
     blocking: Blocking,
     probe: Probe,
+    pieces: Pieces,
+    /// Held by the put that goes up in pieces.
+    in_pieces: tokio::sync::Mutex<()>,
     /// A read was redirected: what answers then is no store and tells no version.
     redirects: AtomicBool,
 }
@@ -102,8 +109,17 @@ impl S3Store {
         let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
         let identity = format!("{scheme}://{host}/{bucket}/{project}");
         let requests = Requests::new(settings.clone(), transport, signer);
-        let (probe, redirects) = (Probe::default(), AtomicBool::new(false));
-        S3Store { requests, settings, identity, disk, blocking, probe, redirects }
+        S3Store {
+            requests,
+            settings,
+            identity,
+            disk,
+            blocking,
+            probe: Probe::default(),
+            pieces: PIECES,
+            in_pieces: tokio::sync::Mutex::new(()),
+            redirects: AtomicBool::new(false),
+        }
     }
 
     /// The key in the bucket of a key in the project.
@@ -111,20 +127,27 @@ impl S3Store {
         format!("{}/{key}", self.settings.project)
     }
 
-    async fn payload(&self, body: Body) -> Result<Payload, Failure> {
-        match body {
-            Body::Bytes(bytes) => Ok(Payload::bytes(bytes)),
+    async fn put_body(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), Failure> {
+        let unread = |error: std::io::Error| {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
+            Failure::new(kind, "cannot read the file to put").because(error)
+        };
+        let payload = match body {
+            Body::Bytes(bytes) => Payload::bytes(bytes),
             Body::File(path) => {
+                let (disk, file) = (self.disk.clone(), path.clone());
+                let size = self.blocking.run(move || disk.size(&file)).await.map_err(unread)?;
+                let size = size.ok_or_else(|| unread(std::io::ErrorKind::NotFound.into()))?;
+                if size > self.pieces.above {
+                    return self.put_in_pieces(key, &path, size, note).await;
+                }
                 let read = Payload::file(self.disk.clone(), self.blocking.clone(), path).await;
-                read.map_err(|error| {
-                    let kind = match error.kind() {
-                        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-                        _ => ErrorKind::Unavailable,
-                    };
-                    Failure::new(kind, "cannot read the file to put").because(error)
-                })
+                read.map_err(unread)?
             }
-        }
+        };
+        let call = Call::new("s3:PutObject", Answer::Plain).carrying(payload);
+        self.put_object(key, call, note).await
     }
 
     /// One put. A store that does not confirm it with an ETag may be no store at all, so the object is then looked for.
@@ -133,7 +156,7 @@ impl S3Store {
         let request = PutObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
-            metadata: note.map(|note| HashMap::from([(NOTE.to_owned(), note.to_owned())])),
+            metadata: metadata(note),
             ..PutObjectRequest::default()
         };
         let work = |s3: rusoto_s3::S3Client| async move { s3.put_object(request).await };
@@ -220,6 +243,11 @@ impl S3Store {
     }
 }
 
+/// The note of a put as metadata.
+fn metadata(note: Option<&str>) -> Option<HashMap<String, String>> {
+    note.map(|note| HashMap::from([(NOTE.to_owned(), note.to_owned())]))
+}
+
 /// An ETag as a version. Where a proxy compressed something it calls the tag weak, and a condition on a weak one never holds.
 fn version(etag: Option<String>) -> Option<Version> {
     let etag = etag?;
@@ -243,11 +271,7 @@ impl Store for S3Store {
 
     async fn put(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), StoreError> {
         check_key("put", key)?;
-        let put = async {
-            let call = Call::new("s3:PutObject", Answer::Plain).carrying(self.payload(body).await?);
-            self.put_object(key, call, note).await
-        };
-        put.await.map_err(|failure: Failure| failure.of("put", key))
+        self.put_body(key, body, note).await.map_err(|failure| failure.of("put", key))
     }
 
     async fn swap(&self, key: &str, body: Bytes, seen: Option<&Version>) -> Result<(), StoreError> {
