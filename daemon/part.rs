@@ -251,13 +251,14 @@ pub(crate) struct PartEntry {
 impl PartEntry {
     /// Whether it is a merged part that took in another one.
     fn contains(&self, other: &PartEntry) -> bool {
-        let covers =
-            |[start, end]: [u64; 2], [first, last]: [u64; 2]| start <= first && last <= end;
-        self.compacted_from.is_some()
-            && match (self.cursor_range, other.cursor_range) {
-                (Some(own), Some(theirs)) => covers(own, theirs),
-                _ => true, // The reference tool's merged parts say no range.
-            }
+        // The reference tool's merged parts say no range: there the number has to do.
+        self.compacted_from.is_some() && self.covers(other).unwrap_or(self.seq == other.seq)
+    }
+
+    /// Whether its range takes in that of another one, where both are known.
+    fn covers(&self, other: &PartEntry) -> Option<bool> {
+        let ([start, end], [first, last]) = (self.cursor_range?, other.cursor_range?);
+        Some(start <= first && last <= end)
     }
 
     /// The object's name.
@@ -450,15 +451,18 @@ impl Manifest {
         bytes
     }
 
-    /// Adds a stored part unless it is named already, keeping order and totals. `false` when another part has its number.
+    /// Adds a stored part unless it is named already, keeping order and totals. `false` when it cannot follow what is named:
+    /// another part has its number, numbers beyond it are given away, or there would be a gap or an overlap before it.
     pub(crate) fn name_part(&mut self, entry: PartEntry) -> bool {
         let at = match self.parts.binary_search_by_key(&entry.seq, |p| p.seq) {
             Ok(at) => return self.parts[at].uuid == entry.uuid || self.parts[at].contains(&entry),
             Err(at) => at,
         };
-        if entry.seq < self.next_seq {
-            // Its number lies below what was named: a compaction has taken it in since, and its bytes are already counted.
-            return true;
+        if self.parts.iter().any(|part| part.contains(&entry)) {
+            return true; // A compaction has taken it in since, and its bytes are already counted.
+        }
+        if at < self.parts.len() || !self.is_followed_by(&entry) {
+            return false;
         }
         // Saturating: what a bucket says of itself may be beyond all numbers.
         self.total_source_bytes =
@@ -468,10 +472,24 @@ impl Manifest {
             let sum = self.redaction_counts.entry(name.clone()).or_default();
             *sum = sum.saturating_add(*count);
         }
-        self.next_seq = entry.seq + 1;
+        self.next_seq = self.next_seq.max(entry.seq + 1);
         self.last_uploaded_at = entry.uploaded_at.clone();
         self.parts.insert(at, entry);
         true
+    }
+
+    /// Whether a new part begins where the last named one ends, as far as both say so.
+    fn is_followed_by(&self, entry: &PartEntry) -> bool {
+        match (self.parts.last(), entry.cursor_range) {
+            (Some(last), Some([start, _])) => last.cursor_range.is_none_or(|[_, end]| end == start),
+            (None, Some([start, _])) => start == 0 || entry.seq == 0,
+            (_, None) => true,
+        }
+    }
+
+    /// Bytes of all objects that it names.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.uploaded_bytes))
     }
 
     /// Source position after the last part, where every part says its range.

@@ -59,6 +59,9 @@ pub(crate) struct Record {
     /// What the manifest says in sum.
     #[serde(default)]
     pub(crate) totals: Totals,
+    /// Bytes of this writer's parts before the pending ones. The manifest may name another writer's parts beside them.
+    #[serde(default)]
+    pub(crate) named_bytes: u64,
     /// When the session ended, RFC 3339; cleared when it is written to again.
     #[serde(default)]
     pub(crate) ended_at: Option<String>,
@@ -83,6 +86,20 @@ pub(crate) struct Record {
     /// A compaction that was begun.
     #[serde(default)]
     pub(crate) compaction: Option<Compaction>,
+    /// What is to be removed here once it is safe elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) leaving: Option<Leaving>,
+}
+
+/// Objects of ours whose numbers another writer has given too: their bytes went on to a generation of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Leaving {
+    /// The objects.
+    pub(crate) parts: Vec<PartName>,
+    /// Where their bytes are now…
+    pub(crate) to: SessionKey,
+    /// … in parts below this number.
+    pub(crate) below: u32,
 }
 
 /// A captured part.
@@ -107,9 +124,17 @@ pub(crate) struct PendingPart {
     /// When it was stored, RFC 3339; the outbox is then rid of it, and only the manifest lacks it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stored_at: Option<String>,
+    /// A manifest was put that names it, and none was read yet: another writer's may have replaced it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) named: bool,
 }
 
 impl PendingPart {
+    /// Whether only the manifest lacks it.
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.stored_at.is_some() && !self.named
+    }
+
     /// The object's name.
     pub(crate) fn name(&self) -> PartName {
         PartName::new(self.seq, &self.sha256)
@@ -200,6 +225,10 @@ pub(crate) enum Change {
         key: SessionKey,
         /// The manifest's `next_seq`.
         next_seq: u32,
+        /// Parts from this number on are to be looked for when the manifest is next read: the store may lose a write of it.
+        /// Absent: none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unsure_from: Option<u32>,
         /// Its sums.
         totals: Totals,
         /// Whether it says less than the record all the same.
@@ -255,9 +284,16 @@ impl State {
                     part.stored_at = Some(at);
                 }
             }
-            Change::Named { key, next_seq, totals, due } => {
+            Change::Named { key, next_seq, unsure_from, totals, due } => {
                 if let Some(record) = self.sessions.get_mut(&key) {
-                    record.pending.retain(|p| p.stored_at.is_none() || p.seq >= next_seq);
+                    let sure = unsure_from.unwrap_or(next_seq).min(next_seq);
+                    let waits = |p: &PendingPart| p.stored_at.is_none() || p.seq >= sure;
+                    let done = record.pending.iter().filter(|p| !waits(p));
+                    record.named_bytes += done.map(|p| p.bytes).sum::<u64>();
+                    record.pending.retain(waits);
+                    for part in record.pending.iter_mut().filter(|p| p.stored_at.is_some()) {
+                        part.named |= part.seq < next_seq;
+                    }
                     record.totals = totals;
                     record.manifest_due = due;
                 }

@@ -16,6 +16,7 @@ use crate::api::{
 };
 use crate::part::{SessionKey, printable};
 use crate::state::{Change, Record};
+use crate::store::Conditions;
 
 impl Engine {
     pub(super) fn command(&mut self, command: Command) {
@@ -220,7 +221,27 @@ impl Engine {
             stored_bytes,
             pending,
             last_stored_at: self.last_stored_at.clone(),
+            remote: (!self.tools.store.is_local()).then(|| self.remote()),
             problems,
+        }
+    }
+
+    fn remote(&self) -> api::Remote {
+        let conditions = match self.tools.store.conditions() {
+            Conditions::Unknown => "unknown",
+            Conditions::Honoured => "honoured",
+            Conditions::Ignored => "ignored",
+            Conditions::Unsupported => "unsupported",
+        };
+        let asked = self.tools.tally.requests();
+        api::Remote {
+            conditions: conditions.to_owned(),
+            deletes: self.deletes,
+            puts: asked.puts,
+            gets: asked.gets,
+            lists: asked.lists,
+            deletions: asked.deletes,
+            failures: asked.failures,
         }
     }
 
@@ -234,9 +255,10 @@ impl Engine {
 
     pub(super) fn session(&self, key: &SessionKey, record: &Record) -> Session {
         let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
-        let stored: Vec<_> = record.pending.iter().filter(|p| p.stored_at.is_some()).collect();
+        let stored: Vec<_> = record.pending.iter().filter(|p| p.is_unnamed()).collect();
         let mut redactions = record.totals.redactions.clone();
-        for (name, count) in record.pending.iter().flat_map(|p| &p.redactions) {
+        let uncounted = record.pending.iter().filter(|p| !p.named);
+        for (name, count) in uncounted.flat_map(|p| &p.redactions) {
             *redactions.entry(name.clone()).or_default() += count;
         }
         Session {
@@ -355,7 +377,7 @@ impl Engine {
     pub(super) fn is_settled(&self) -> bool {
         let unsafe_pending = self.state.state().sessions.iter().any(|(key, record)| {
             let held = self.live.get(key).is_some_and(|l| l.held_until.is_some());
-            !held && !record.pending.is_empty()
+            !held && record.pending.iter().any(|part| !part.named)
         });
         self.scan_done > 0
             && self.nothing_to_place()
@@ -382,7 +404,7 @@ impl Engine {
         }
         for ((code, _), problem) in &self.problems {
             // A file that was never a session is worth a word; everything else means that something is not safe.
-            let harmless = ["source_unreadable", "redaction_off"].contains(code);
+            let harmless = ["source_unreadable", "redaction_off", "two_writers"].contains(code);
             let list = if harmless { &mut summary.problems } else { &mut summary.failures };
             list.push(problem.message.clone());
         }

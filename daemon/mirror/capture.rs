@@ -219,6 +219,7 @@ fn write_part(
         cut: chunk.cut,
         captured_at: look.now.clone(),
         stored_at: None,
+        named: false,
     };
     let path = tools.outbox.path(&look.key, &part);
     let mut file = tools.disk.create(&path)?;

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
@@ -19,8 +20,18 @@ use crate::redact::Counts;
 use crate::state::Compaction;
 use crate::store::{Body, ErrorKind, Object, Store, StoreError};
 
+/// How often a manifest may turn out to be another writer's before the compaction is given up.
+const SWAPS_MAX: u32 = 8;
+
+/// Where conditions mean nothing, a write of another writer may replace a manifest this long after it was put: it had read the
+/// one before, and its put was asked again for as long as one operation may be.
+pub(super) const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(20);
+
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 256 * 1024;
+
+/// What is deleted to learn whether deleting is allowed: no part and no manifest ever has this name.
+const NEVER_WAS: &str = "never-was";
 
 /// What a compaction works with.
 #[derive(Debug, Clone)]
@@ -42,7 +53,12 @@ pub(crate) async fn plan(
     store: &dyn Store,
     key: &SessionKey,
     keep_tail: usize,
+    try_delete: bool,
 ) -> Result<Plan, Failure> {
+    if try_delete {
+        // Where inputs cannot be deleted, merging them would leave everything there twice.
+        store.delete(&format!("{}{NEVER_WAS}", key.prefix())).await?;
+    }
     let parts = manifest::read(store, key).await?.map(|m| m.parts).unwrap_or_default();
     let parts_before = parts.len();
     let inputs = parts.into_iter().take(parts_before.saturating_sub(keep_tail)).collect();
@@ -132,7 +148,8 @@ pub(crate) async fn publish(
     file: PathBuf,
 ) -> Result<bool, StoreError> {
     let name = key.part_key(&merged.name());
-    match store.put(&name, Body::File(file), None).await {
+    let note = merged.cursor_range.map(manifest::range_note);
+    match store.put(&name, Body::File(file), note.as_deref()).await {
         Ok(()) => Ok(true),
         Err(e) if e.kind == ErrorKind::NotFound => {
             Ok(store.size(&name).await? == Some(merged.uploaded_bytes))
@@ -149,10 +166,15 @@ pub(crate) async fn swap(
     compaction: &Compaction,
 ) -> Result<Manifest, Failure> {
     let gone = || Failure::Damaged { key: key.manifest_key(), what: "gone".into() };
-    let mut manifest = manifest::read(store, key).await?.ok_or_else(gone)?;
     let merged = &compaction.merged;
     let is_input = |part: &PartEntry| compaction.inputs.contains(&part.name());
-    if !manifest.parts.iter().any(|part| part.name() == merged.name()) {
+    let mut number = 1;
+    let manifest = loop {
+        let seen = manifest::see(store, key).await?;
+        let mut manifest = seen.manifest.clone().ok_or_else(gone)?;
+        if manifest.parts.iter().any(|part| part.name() == merged.name()) {
+            break manifest;
+        }
         if manifest.parts.iter().filter(|part| is_input(part)).count() != compaction.inputs.len() {
             let what = "no longer naming what was merged: another writer changed it".into();
             return Err(Failure::Damaged { key: key.manifest_key(), what });
@@ -164,14 +186,19 @@ pub(crate) async fn swap(
         manifest.parts.retain(|part| !is_input(part));
         let at = manifest.parts.partition_point(|part| part.seq < merged.seq);
         manifest.parts.insert(at, merged.clone());
-        manifest::put(store, key, &manifest).await?;
-        // Inputs are the only copy until the store shows the manifest that does without them.
-        let back = manifest::read(store, key).await?.ok_or_else(gone)?;
-        if back != manifest {
-            let what = "not what was put there a moment ago".into();
+        // Inputs are the only copy until the store shows the manifest that does without them: it is read back, and where a
+        // write of another writer that had begun before may still replace it, a while later.
+        if manifest::write(store, key, &seen, &manifest, number).await?
+            && manifest::may_be_overwritten(store)
+        {
+            tokio::time::sleep(OVERWRITTEN_WITHIN).await;
+        }
+        number += 1;
+        if number > SWAPS_MAX {
+            let what = "replaced again and again by another writer".into();
             return Err(Failure::Damaged { key: key.manifest_key(), what });
         }
-    }
+    };
     // A former process may have put both and died before they were durable; inputs are deleted for good.
     store.persist(&key.part_key(&merged.name())).await?;
     store.persist(&key.manifest_key()).await?;
@@ -196,7 +223,7 @@ pub(crate) async fn sweep(
     Ok(())
 }
 
-fn outbox_error(path: &Path, source: std::io::Error) -> Failure {
+pub(super) fn outbox_error(path: &Path, source: std::io::Error) -> Failure {
     Failure::Store(StoreError {
         kind: ErrorKind::Full,
         operation: "write",

@@ -6,22 +6,25 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
+use super::compact::OVERWRITTEN_WITHIN;
 use super::compact::{self, Plan};
 use super::manifest::{Failure, Header};
-use super::send::{SEND_PARTS_MAX, Send, Sent, send};
+use super::send::{Named, SEND_PARTS_MAX, Send, Sent, send};
 use super::{
-    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SESSION_RETRY, STORE_RETRY, chain,
-    manifest,
+    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY,
+    STORE_RETRY, chain, manifest,
 };
 use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
 use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
-use crate::state::{Change, Compaction, Record};
+use crate::state::{Change, Compaction, PendingPart, Record};
+use crate::store::ErrorKind;
 
 /// A compaction under way.
 #[derive(Debug)]
 pub(super) struct Running {
     progress: mpsc::Sender<Progress>,
     parts_before: u64,
+    keep_tail: usize,
     stage: Stage,
 }
 
@@ -34,6 +37,8 @@ impl Running {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// What is stored is to be named first, so that it is merged too.
+    Naming,
     /// Planning, merging or putting: nothing that readers see has changed.
     Preparing,
     /// The merged part is to be put again when the store answers.
@@ -77,8 +82,9 @@ impl Engine {
 
     /// Whether the manifest is to be put now. A local one costs nothing; a remote one follows its parts with some delay.
     fn wants_manifest(&self, key: &SessionKey, record: &Record) -> bool {
-        let unnamed = record.pending.iter().any(|p| p.stored_at.is_some());
-        let has_objects = record.totals.parts > 0 || unnamed;
+        let unnamed = record.pending.iter().any(PendingPart::is_unnamed);
+        let unsure = record.pending.iter().any(|p| p.named);
+        let has_objects = record.totals.parts > 0 || unnamed || unsure;
         if !has_objects && !self.tools.store.is_local() {
             return false;
         }
@@ -87,9 +93,16 @@ impl Engine {
         }
         let live = self.live.get(key);
         let since = |at: Option<Instant>, wait| at.is_some_and(|at| Instant::now() >= at + wait);
+        let merging = self.compactions.get(key).is_some_and(|run| run.stage == Stage::Naming);
+        let sure = !manifest::may_be_overwritten(&*self.tools.store);
+        if unsure && (merging && sure || since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY))
+        {
+            return true;
+        }
         unnamed
             && (self.tools.store.is_local()
                 || !self.waiters.is_empty()
+                || merging
                 || self.settings.once
                 || self.phase == Phase::Stopping
                 || since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY)
@@ -101,8 +114,10 @@ impl Engine {
         if !self.store_is_open() {
             return;
         }
+        self.start_leaving();
         self.start_compactions();
-        while self.sends < SENDS_MAX
+        let most = if self.tools.store.is_local() { SENDS_MAX } else { SENDS_MAX_REMOTE };
+        while self.sends < most
             && let Some((_, key)) = self.to_send.pop_first()
         {
             let live = self.live(&key);
@@ -124,6 +139,7 @@ impl Engine {
             self.compactions.iter().map(|(key, run)| (key.clone(), run.stage)).collect();
         for (key, stage) in waiting {
             match stage {
+                Stage::Naming => self.start_plan(key),
                 Stage::Unpublished => self.start_publish(key),
                 Stage::Ready if !self.live(&key).sending => self.start_swap(&key),
                 _ => {}
@@ -142,18 +158,16 @@ impl Engine {
             .pending
             .iter()
             .filter(|p| p.stored_at.is_some())
-            .map(crate::state::PendingPart::entry)
+            .map(PendingPart::entry)
             .collect();
         let names =
             self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
         let rules = self.settings.redactor.rules_version();
         let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        (!parts.is_empty() || header.is_some()).then(|| Send {
-            key: key.clone(),
-            parts,
-            unnamed,
-            header,
-        })
+        let before = record.named_bytes;
+        let key = key.clone();
+        let any = !parts.is_empty() || header.is_some();
+        any.then_some(Send { key, parts, unnamed, before, header })
     }
 
     pub(super) fn sent(&mut self, sent: Sent) {
@@ -164,11 +178,12 @@ impl Engine {
         for (part, at) in &sent.stored {
             changes.push(Change::Stored { key: key.clone(), seq: part.seq, at: at.clone() });
         }
-        if let Some((next_seq, totals, header)) = &sent.named {
+        if let Some(named) = &sent.named {
             // The record may have changed while the manifest was on its way.
-            let due = self.state.get(key).is_some_and(|record| !header.is_of(record));
-            let (next_seq, totals) = (*next_seq, totals.clone());
-            changes.push(Change::Named { key: key.clone(), next_seq, totals, due });
+            let due = self.state.get(key).is_some_and(|record| !named.header.is_of(record));
+            let (next_seq, unsure_from) = (named.next_seq, self.unsure_from(key, named));
+            let (key, totals) = (key.clone(), named.totals.clone());
+            changes.push(Change::Named { key, next_seq, unsure_from, totals, due });
         }
         if !self.commit(changes) {
             // Nothing has happened as far as we know: the same puts are made again, with the same bytes.
@@ -188,6 +203,9 @@ impl Engine {
                 debug!(session = %key, error = %e, "cannot remove a stored part from the outbox");
             }
         }
+        if sent.named.is_some() {
+            self.live(key).unnamed_since = None;
+        }
         self.note_unnamed(key);
         if let Some(part) = sent.lost {
             self.lost(key, part.seq);
@@ -204,6 +222,22 @@ impl Engine {
             self.outbox.tidy(&*self.tools.disk, key);
         }
         self.queue_send(key);
+    }
+
+    /// The first part whose name may still get lost. A write that another writer began before ours may replace it: the reference
+    /// tool asks for no condition anywhere, and where conditions mean nothing nor does another recorder. So a name is
+    /// trusted when it is read, and read no sooner than such a write can take.
+    fn unsure_from(&mut self, key: &SessionKey, named: &Named) -> Option<u32> {
+        if self.tools.store.is_local() {
+            return None;
+        }
+        let now = Instant::now();
+        let soon = manifest::may_be_overwritten(&*self.tools.store)
+            && self.live(key).named_at.is_some_and(|at| now < at + OVERWRITTEN_WITHIN);
+        if named.added_from.is_some() {
+            self.live(key).named_at = Some(now);
+        }
+        if soon { named.first } else { named.added_from }
     }
 
     fn note_unnamed(&mut self, key: &SessionKey) {
@@ -228,12 +262,13 @@ impl Engine {
         }
     }
 
-    fn send_failed(&mut self, key: &SessionKey, failure: Failure) {
+    pub(super) fn send_failed(&mut self, key: &SessionKey, failure: Failure) {
         match failure {
             Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
                 self.fatal = Some(error.into());
             }
             Failure::Store(error) => self.store_failed(&chain(&error)),
+            Failure::Conflict { .. } => self.start_retreat(key),
             other => {
                 let hint = "mend or remove the object; captured parts wait in the outbox";
                 self.session_problem(key, "manifest_invalid", &chain(&other), Some(hint));
@@ -298,11 +333,32 @@ impl Engine {
             fail(&progress, ErrorCode::Busy, message);
             return;
         }
-        let running = Running { progress, parts_before: 0, stage: Stage::Preparing };
+        if self.deletes == Some(false) {
+            fail(&progress, ErrorCode::Store, "this store refuses to delete".to_owned());
+            return;
+        }
+        let running = Running { progress, parts_before: 0, keep_tail, stage: Stage::Naming };
         self.compactions.insert(key.clone(), running);
-        let store = self.tools.store.clone();
+        self.queue_send(&key);
+    }
+
+    /// Plans a compaction when everything that is stored is named, or cannot be. Where names may still get lost, the newest
+    /// parts stay as they are.
+    fn start_plan(&mut self, key: SessionKey) {
+        let held = self.live.get(&key).is_some_and(|live| live.held_until.is_some());
+        let sure = !manifest::may_be_overwritten(&*self.tools.store);
+        let waits = |p: &PendingPart| if sure { p.stored_at.is_some() } else { p.is_unnamed() };
+        let unnamed = |r: &Record| r.pending.iter().any(waits);
+        if !held && (self.live(&key).sending || self.state.get(&key).is_some_and(unnamed)) {
+            self.queue_send(&key);
+            return;
+        }
+        let Some(run) = self.compactions.get_mut(&key) else { return };
+        run.stage = Stage::Preparing;
+        let keep_tail = run.keep_tail;
+        let (store, try_delete) = (self.tools.store.clone(), self.deletes.is_none());
         self.jobs.push(Box::pin(async move {
-            let plan = compact::plan(&*store, &key, keep_tail).await;
+            let plan = compact::plan(&*store, &key, keep_tail, try_delete).await;
             Done::Compaction(Box::new(Step::Planned(key, plan)))
         }));
     }
@@ -310,14 +366,26 @@ impl Engine {
     /// Finishes a compaction that a former process began.
     pub(super) fn finish_compaction(&mut self, key: &SessionKey) {
         let (progress, _) = mpsc::channel(1);
-        let running = Running { progress, parts_before: 0, stage: Stage::Preparing };
+        let running = Running { progress, parts_before: 0, keep_tail: 0, stage: Stage::Preparing };
         self.compactions.insert(key.clone(), running);
         self.start_publish(key.clone());
     }
 
     pub(super) fn compaction_step(&mut self, step: Step) {
         match step {
-            Step::Planned(key, Ok(plan)) => self.planned(key, plan),
+            Step::Planned(key, Ok(plan)) => {
+                self.deletes = Some(true);
+                self.planned(key, plan);
+            }
+            Step::Planned(key, Err(Failure::Store(error)))
+                if error.kind == ErrorKind::Denied && error.operation == "delete" =>
+            {
+                self.deletes = Some(false);
+                let hint = "allow deleting below the project, or leave sessions as they are";
+                let message = "this store refuses to delete: compaction is off";
+                self.problem("compaction_off", "", message, Some(hint));
+                self.give_up(&key, Some(Failure::Store(error)));
+            }
             Step::Merged(key, Ok(compaction)) => self.merged(key, compaction),
             Step::Published(key, Ok(true)) => {
                 if let Some(run) = self.compactions.get_mut(&key) {

@@ -1,18 +1,35 @@
 //! Reading and writing a session's `meta.json` in the store: read, modify, write; entries of others are kept.
 //!
-//! Knows the store and the manifest; knows nothing of sources or of the state.
+//! Somebody else may write it too: another recorder, or the reference tool. Where the store honours conditions a write that
+//! was overtaken is refused and done again on what is there now; elsewhere it is noticed when the manifest is next read. Knows
+//! the store and the manifest; knows nothing of sources or of the state.
 
 use std::str::FromStr;
+use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
-use crate::part::{Manifest, ManifestError, PartEntry, PartName, SEQ_MAX, SessionKey};
+use crate::part::{Manifest, ManifestError, PartEntry, PartName, SEQ_MAX, SessionKey, hex};
 use crate::redact::Counts;
-use crate::state::{Record, Totals};
-use crate::store::{Body, ErrorKind, Listed, Store, StoreError};
+use crate::state::{PendingPart, Record, Totals};
+use crate::store::{Body, Conditions, ErrorKind, Listed, Store, StoreError, Version};
 
 /// Largest manifest that is read, bytes: a session of 100,000 parts has about 40 MB. More is hostile.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Writes of one manifest that another writer may overtake before its session waits: each one means that somebody else came
+/// through, so two writers get there long before.
+const SWAPS_MAX: u32 = 8;
+
+/// The longest wait after the first write that was overtaken, growing with each one: two writers must not keep step.
+const OVERTAKEN_WAIT: Duration = Duration::from_millis(200);
+
+/// Bytes read at a time where a merged part is compared with what it should hold.
+const COMPARE_BYTES: usize = 64 * 1024;
+
+/// Largest part that is looked for in merged ones, bytes: one chunk, some records longer. A larger leftover stays.
+const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Name and version of this program, as the manifest's `writer`.
 const WRITER: &str = concat!("tracecraftd/", env!("CARGO_PKG_VERSION"));
@@ -26,8 +43,8 @@ pub(crate) enum Failure {
     /// What is there cannot be used.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// Another writer gave the same number to another part.
-    #[error("part {seq} of {key} was stored by another writer too")]
+    /// Another writer's parts stand where this one's should.
+    #[error("part {seq} of {key} cannot be named: another writer's parts are in its place")]
     Conflict {
         /// The session.
         key: SessionKey,
@@ -100,73 +117,317 @@ impl Header {
     }
 }
 
-/// The manifest of a session, `None` when there is none.
-pub(crate) async fn read(store: &dyn Store, key: &SessionKey) -> Result<Option<Manifest>, Failure> {
-    match read_bytes(store, &key.manifest_key()).await? {
-        Some(bytes) => Ok(Some(Manifest::parse(key, &bytes)?)),
-        None => Ok(None),
-    }
+/// A manifest as it was got, with the version that a swap of it has to name.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) manifest: Option<Manifest>,
+    version: Option<Version>,
 }
 
-async fn read_bytes(store: &dyn Store, name: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let object = match store.get(name).await {
+/// The manifest of a session, `None` when there is none.
+pub(crate) async fn read(store: &dyn Store, key: &SessionKey) -> Result<Option<Manifest>, Failure> {
+    Ok(see(store, key).await?.manifest)
+}
+
+/// The manifest of a session, to be changed and written.
+pub(crate) async fn see(store: &dyn Store, key: &SessionKey) -> Result<Seen, Failure> {
+    let name = key.manifest_key();
+    let object = match store.get(&name).await {
         Ok(object) => object,
-        Err(e) if e.kind == ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind == ErrorKind::NotFound => {
+            return Ok(Seen { manifest: None, version: None });
+        }
         Err(e) => return Err(e.into()),
     };
     let mut bytes = Vec::new();
     let limited = object.reader.take(MANIFEST_BYTES_MAX + 1);
     tokio::pin!(limited);
-    limited.read_to_end(&mut bytes).await.map_err(|e| StoreError {
-        kind: ErrorKind::Unavailable,
-        operation: "get",
-        object: name.to_owned(),
-        source: e.into(),
-    })?;
+    limited.read_to_end(&mut bytes).await.map_err(|e| unreadable(&name, e))?;
     if bytes.len() as u64 > MANIFEST_BYTES_MAX {
         let what = format!("larger than {MANIFEST_BYTES_MAX} bytes");
-        return Err(ManifestError::Invalid { key: name.to_owned(), what }.into());
+        return Err(ManifestError::Invalid { key: name, what }.into());
     }
-    Ok(Some(bytes))
+    Ok(Seen { manifest: Some(Manifest::parse(key, &bytes)?), version: object.version })
+}
+
+/// Writes a manifest over the one that was seen. `false`: another writer was faster; after a wait, see it again. One that
+/// says nothing new is only made sure of: an earlier write, whose answer was lost, may have put it.
+pub(crate) async fn write(
+    store: &dyn Store,
+    key: &SessionKey,
+    seen: &Seen,
+    manifest: &Manifest,
+    number: u32,
+) -> Result<bool, StoreError> {
+    let name = key.manifest_key();
+    if seen.manifest.as_ref() == Some(manifest) {
+        return store.persist(&name).await.map(|()| true);
+    }
+    let bytes = manifest.to_bytes();
+    // Seeded with what is written, which two writers do not share.
+    let seed = Sha256::digest(&bytes).iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let written = match (&seen.manifest, &seen.version) {
+        // A store that tells no versions cannot be asked to compare them.
+        (Some(_), None) => store.put(&name, Body::Bytes(bytes.into()), None).await,
+        (_, version) => store.swap(&name, bytes.into(), version.as_ref()).await,
+    };
+    match written {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind == ErrorKind::Changed && number < SWAPS_MAX => {
+            let longest = OVERTAKEN_WAIT * number;
+            tokio::time::sleep(longest.mul_f64(fastrand::Rng::with_seed(seed).f64())).await;
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a write that the store accepted may have been done over somebody else's all the same, or be overwritten by a
+/// write that was begun before it. The local store has this too, for the few milliseconds between its read and its rename.
+pub(crate) fn may_be_overwritten(store: &dyn Store) -> bool {
+    !store.is_local() && store.conditions() != Conditions::Honoured
+}
+
+/// What a manifest says after its parts were named.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) manifest: Manifest,
+    /// Parts below this number were found named when it was read; the others were named just now.
+    pub(crate) found_below: u32,
 }
 
 /// Names stored parts in the manifest and says what the header says, if there is one. Doing it twice is doing it once.
+/// `before` is how many bytes this writer knows to be named before them, where it knows.
 pub(crate) async fn name_parts(
     store: &dyn Store,
     key: &SessionKey,
     header: Option<&Header>,
+    before: Option<u64>,
     parts: &[PartEntry],
-) -> Result<Manifest, Failure> {
-    let mut manifest = match read(store, key).await? {
-        Some(manifest) => manifest,
-        None if header.is_some_and(|h| h.had_parts) => rebuild(store, key).await?,
-        None => Manifest::new(key),
-    };
-    for part in parts {
-        if !manifest.name_part(part.clone()) {
-            return Err(Failure::Conflict { key: key.clone(), seq: part.seq });
+) -> Result<Named, Failure> {
+    let mut number = 1;
+    loop {
+        let seen = see(store, key).await?;
+        let mut manifest = match &seen.manifest {
+            Some(manifest) => manifest.clone(),
+            None if header.is_some_and(|h| h.had_parts) => rebuild(store, key, parts).await?,
+            None => Manifest::new(key),
+        };
+        let merged = match before {
+            Some(before) => merged_since(store, key, &manifest, before, parts).await?,
+            None => 0,
+        };
+        let mut found_below = None;
+        for part in &parts[merged..] {
+            let named = manifest.parts.len();
+            if !manifest.name_part(part.clone()) {
+                return Err(Failure::Conflict { key: key.clone(), seq: part.seq });
+            }
+            if manifest.parts.len() > named {
+                found_below.get_or_insert(part.seq);
+            }
         }
+        // Numbers are never given twice, also where somebody's merge has forgotten which were.
+        if let Some(last) = parts.last() {
+            manifest.next_seq = manifest.next_seq.max(last.seq + 1);
+        }
+        if let Some(header) = header {
+            header.apply(key, &mut manifest);
+        }
+        if write(store, key, &seen, &manifest, number).await? {
+            let found_below = found_below.unwrap_or(manifest.next_seq);
+            return Ok(Named { manifest, found_below });
+        }
+        number += 1;
     }
-    if let Some(header) = header {
-        header.apply(key, &mut manifest);
-    }
-    put(store, key, &manifest).await?;
-    Ok(manifest)
 }
 
-/// Puts the manifest.
-pub(crate) async fn put(
+/// How many of these parts, from the first on, somebody has merged into what the manifest names. The reference tool merges
+/// whatever it finds listed, also what no manifest named yet, and says no range: the bytes themselves have to tell.
+async fn merged_since(
     store: &dyn Store,
     key: &SessionKey,
     manifest: &Manifest,
-) -> Result<(), StoreError> {
-    store.put(&key.manifest_key(), Body::Bytes(manifest.to_bytes().into()), None).await
+    before: u64,
+    parts: &[PartEntry],
+) -> Result<usize, Failure> {
+    let Some(first) = parts.first() else { return Ok(0) };
+    let start = first.cursor_range.map_or(0, |[start, _]| start);
+    let may_hold = |part: &PartEntry| {
+        part.compacted_from.is_some() && part.cursor_range.is_none_or(|[_, end]| end > start)
+    };
+    let total = manifest.bytes();
+    if !manifest.parts.iter().any(may_hold) || total == before {
+        return Ok(0);
+    }
+    let conflict = |seq| Failure::Conflict { key: key.clone(), seq };
+    if total < before {
+        return Err(conflict(first.seq));
+    }
+    let mut contents = Contents::new(store, key, manifest, before);
+    let (mut at, mut merged) = (before, 0);
+    for part in parts {
+        if at == total {
+            break;
+        }
+        let digest = contents.digest_of(part.uploaded_bytes).await?;
+        if digest.is_none() || digest != part.sha256 {
+            return Err(conflict(part.seq));
+        }
+        at += part.uploaded_bytes;
+        merged += 1;
+    }
+    Ok(merged)
 }
 
-/// A manifest that somebody deleted, from the parts that are listed. Their ranges are not known any more.
-async fn rebuild(store: &dyn Store, key: &SessionKey) -> Result<Manifest, Failure> {
+/// How many of a writer's parts, from the first on, are in what a manifest names, behind so many bytes that it had before.
+pub(crate) async fn shared(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    before: u64,
+    parts: &[PendingPart],
+) -> Result<usize, Failure> {
+    let mut contents = Contents::new(store, key, manifest, before);
+    let mut shared = 0;
+    for part in parts {
+        if contents.digest_of(part.bytes).await?.as_ref() != Some(&part.sha256) {
+            break;
+        }
+        shared += 1;
+    }
+    Ok(shared)
+}
+
+/// The bytes that a manifest names, from some place on, one object after the other.
+pub(crate) struct Contents<'a> {
+    store: &'a dyn Store,
+    /// Objects to come, with how many of their bytes are to be left out.
+    objects: std::collections::VecDeque<(String, u64)>,
+    reader: Option<(String, std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>)>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Contents<'a> {
+    pub(crate) fn new(
+        store: &'a dyn Store,
+        key: &SessionKey,
+        manifest: &Manifest,
+        from: u64,
+    ) -> Contents<'a> {
+        let mut start: u64 = 0;
+        let mut objects = std::collections::VecDeque::new();
+        for part in &manifest.parts {
+            let end = start.saturating_add(part.uploaded_bytes);
+            if end > from {
+                objects.push_back((key.part_key(&part.name()), from.saturating_sub(start)));
+            }
+            start = end;
+        }
+        Contents { store, objects, reader: None, buffer: vec![0; COMPARE_BYTES] }
+    }
+
+    /// The next bytes, at most so many; none at the end.
+    pub(crate) async fn next(&mut self, most: u64) -> Result<&[u8], Failure> {
+        loop {
+            if self.reader.is_none() {
+                let Some((name, mut skip)) = self.objects.pop_front() else { return Ok(&[]) };
+                let mut reader = self.store.get(&name).await?.reader;
+                while skip > 0 {
+                    let most = usize::try_from(skip).unwrap_or(usize::MAX).min(COMPARE_BYTES);
+                    let read = reader.read(&mut self.buffer[..most]).await;
+                    match read.map_err(|e| unreadable(&name, e))? {
+                        0 => break,
+                        n => skip -= n as u64,
+                    }
+                }
+                self.reader = Some((name, reader));
+            }
+            let Some((name, reader)) = &mut self.reader else { continue };
+            let most = usize::try_from(most).unwrap_or(usize::MAX).min(COMPARE_BYTES);
+            match reader.read(&mut self.buffer[..most]).await.map_err(|e| unreadable(name, e))? {
+                0 => self.reader = None,
+                n => return Ok(&self.buffer[..n]),
+            }
+        }
+    }
+
+    /// The digest of the next so many bytes; `None` when there are fewer.
+    async fn digest_of(&mut self, bytes: u64) -> Result<Option<String>, Failure> {
+        let (mut left, mut digest) = (bytes, Sha256::new());
+        while left > 0 {
+            let piece = self.next(left).await?;
+            if piece.is_empty() {
+                return Ok(None);
+            }
+            digest.update(piece);
+            left -= piece.len() as u64;
+        }
+        Ok(Some(hex(&digest.finalize())))
+    }
+}
+
+/// Whether merged parts hold these bytes: then they are safe there, and a second copy of them is one too many.
+pub(crate) async fn is_merged(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    bytes: &[u8],
+) -> Result<bool, Failure> {
+    let mut merged = manifest.clone();
+    merged.parts.retain(|part| part.compacted_from.is_some());
+    let mut contents = Contents::new(store, key, &merged, 0);
+    let finder = memchr::memmem::Finder::new(bytes);
+    let mut window: Vec<u8> = Vec::new();
+    loop {
+        let piece = contents.next(COMPARE_BYTES as u64).await?;
+        if piece.is_empty() {
+            return Ok(false);
+        }
+        window.extend_from_slice(piece);
+        if finder.find(&window).is_some() {
+            return Ok(true);
+        }
+        let keep = window.len().min(bytes.len().saturating_sub(1));
+        window.drain(..window.len() - keep);
+    }
+}
+
+/// The whole of a part, unless it is larger than is worth being held in memory.
+pub(crate) async fn part_bytes(
+    store: &dyn Store,
+    key: &SessionKey,
+    name: &PartName,
+    size: u64,
+) -> Result<Option<Vec<u8>>, Failure> {
+    if size > COMPARED_BYTES_MAX {
+        return Ok(None);
+    }
+    let object = key.part_key(name);
+    let mut bytes = Vec::new();
+    let limited = store.get(&object).await?.reader.take(COMPARED_BYTES_MAX);
+    tokio::pin!(limited);
+    limited.read_to_end(&mut bytes).await.map_err(|e| unreadable(&object, e))?;
+    Ok(Some(bytes))
+}
+
+fn unreadable(name: &str, error: std::io::Error) -> StoreError {
+    StoreError::new(ErrorKind::Unavailable, "get", name, error)
+}
+
+/// A manifest that somebody deleted, from the parts that are listed below those that are to be named. Their ranges are not
+/// known any more.
+async fn rebuild(
+    store: &dyn Store,
+    key: &SessionKey,
+    parts: &[PartEntry],
+) -> Result<Manifest, Failure> {
     let mut manifest = Manifest::new(key);
+    let own = parts.first().map_or(u32::MAX, |part| part.seq);
     for (name, size) in list_parts(store, key).await? {
+        if name.seq >= own {
+            break;
+        }
         manifest.name_part(PartEntry {
             seq: name.seq,
             uuid: name.uuid,
@@ -196,28 +457,67 @@ pub(crate) async fn list_parts(
     Ok(store.list(&prefix).await?.into_iter().filter_map(part).collect())
 }
 
-/// What a reader replays: the manifest's parts, then listed ones from `next_seq` on as long as no number is missing.
+/// What a reader replays: the manifest's parts, then listed ones from `next_seq` on as long as no number is missing and none
+/// was given twice: of two writers' parts only the manifest can say which one it is.
 pub(crate) fn replay_order(
     manifest: &Manifest,
     listed: &[(PartName, u64)],
 ) -> Vec<(PartName, u64)> {
     let mut order: Vec<(PartName, u64)> =
         manifest.parts.iter().map(|p| (p.name(), p.uploaded_bytes)).collect();
+    let beyond = listed.partition_point(|(name, _)| name.seq < manifest.next_seq);
     let mut next = manifest.next_seq;
-    for (name, size) in listed {
-        if name.seq == next && next <= SEQ_MAX {
-            order.push((name.clone(), *size));
-            next += 1;
+    let mut rest = listed[beyond..].iter().peekable();
+    while let Some((name, size)) = rest.next() {
+        let twice = rest.peek().is_some_and(|(other, _)| other.seq == name.seq);
+        if name.seq != next || next > SEQ_MAX || twice {
+            break;
         }
+        order.push((name.clone(), *size));
+        next += 1;
     }
     order
+}
+
+/// As [`replay_order`], but for what begins elsewhere than where the one before it ends, as far as notes tell: that is another
+/// writer's.
+pub(crate) async fn read_order(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    listed: &[(PartName, u64)],
+) -> Result<Vec<(PartName, u64)>, StoreError> {
+    let mut order = replay_order(manifest, listed);
+    let mut end = manifest.end();
+    for at in manifest.parts.len()..order.len() {
+        let object = store.get(&key.part_key(&order[at].0)).await?;
+        let range = range_of(object.note.as_deref());
+        if range.is_some_and(|[start, _]| end.is_some_and(|end| end != start)) {
+            order.truncate(at);
+            break;
+        }
+        end = range.map(|[_, end]| end);
+    }
+    Ok(order)
+}
+
+/// The note of a part: its range, so that a reader of the objects alone knows it.
+pub(crate) fn range_note([start, end]: [u64; 2]) -> String {
+    format!("{start}-{end}")
+}
+
+/// The range that a part's note tells, if it tells one.
+pub(crate) fn range_of(note: Option<&str>) -> Option<[u64; 2]> {
+    let (start, end) = note?.split_once('-')?;
+    let range = [start.parse().ok()?, end.parse().ok()?];
+    (range[0] <= range[1]).then_some(range)
 }
 
 /// The manifest's sums.
 pub(crate) fn totals(manifest: &Manifest) -> Totals {
     Totals {
         parts: manifest.parts.len() as u64,
-        bytes: manifest.parts.iter().fold(0, |sum, p| sum.saturating_add(p.uploaded_bytes)),
+        bytes: manifest.bytes(),
         redactions: manifest.redaction_counts.clone(),
         last_stored_at: Some(manifest.last_uploaded_at.clone()).filter(|at| !at.is_empty()),
     }

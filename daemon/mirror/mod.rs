@@ -16,6 +16,7 @@ mod manifest;
 mod place;
 mod problems;
 mod replay;
+mod retreat;
 mod send;
 mod wait;
 
@@ -44,8 +45,8 @@ use crate::outbox::{Outbox, Waiting};
 use crate::part::SessionKey;
 use crate::redact::Redactor;
 use crate::source::{Files, Stat};
-use crate::state::{Change, Found, Record, StateFile};
-use crate::store::Store;
+use crate::state::{Change, Found, PendingPart, Record, StateFile};
+use crate::store::{Conditions, Store, Tally};
 use crate::watch::Hints;
 use handle::Command;
 
@@ -73,8 +74,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// `--once` gives up after this long without anything captured or stored.
 const ONCE_STALL: Duration = Duration::from_secs(60);
 
-/// Sends in flight. A local store shares its waits for the disk among them; a remote one has its own limit below.
+/// Sends in flight to a local store, which shares its waits for the disk among them.
 const SENDS_MAX: usize = 32;
+
+/// Sends in flight to a remote store: enough to drain thousands of manifests in time, few enough for stores that shed load
+/// from a dozen requests on.
+const SENDS_MAX_REMOTE: usize = 12;
 
 /// The time of day, for names in manifests; never for order or for waiting.
 pub(crate) trait Clock: Send + Sync + fmt::Debug {
@@ -96,6 +101,8 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
     pub(crate) store: Arc<dyn Store>,
+    /// What the store was asked.
+    pub(crate) tally: Arc<Tally>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) finder: Arc<dyn Finder>,
@@ -193,8 +200,12 @@ struct Live {
     rewriting: Option<Rewriting>,
     /// When something was last captured.
     captured_at: Option<Instant>,
-    /// Since when stored parts wait to be named.
+    /// Since when stored parts wait to be named, or to be seen named.
     unnamed_since: Option<Instant>,
+    /// When a manifest that names new parts was last put.
+    named_at: Option<Instant>,
+    /// Since when objects of it wait to be known for nobody else's.
+    leaving_since: Option<Instant>,
     /// Nothing is sent before this: its manifest could not be used.
     held_until: Option<Instant>,
     /// Left out by the rules.
@@ -220,6 +231,8 @@ enum Done {
     Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
     Compaction(Box<deliver::Step>),
+    Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
+    Left(SessionKey, Result<Vec<crate::part::PartName>, manifest::Failure>),
     Replayed,
 }
 
@@ -282,6 +295,10 @@ pub(crate) struct Engine {
     store_retry_at: Option<Instant>,
     outbox_bytes: u64,
     compactions: HashMap<SessionKey, deliver::Running>,
+    /// Whether this store lets us delete; not known before the first compaction.
+    deletes: Option<bool>,
+    /// Generations that were left to another writer with objects of ours in them, and when to look at those.
+    leaving: BTreeMap<SessionKey, Instant>,
 
     waiters: Vec<wait::Waiter>,
     problems: BTreeMap<ProblemKey, Problem>,
@@ -363,6 +380,8 @@ impl Engine {
             store_retry_at: None,
             outbox_bytes: 0,
             compactions: HashMap::new(),
+            deletes: None,
+            leaving: BTreeMap::new(),
             waiters: Vec::new(),
             problems: BTreeMap::new(),
             progress_at: now,
@@ -392,14 +411,21 @@ impl Engine {
         let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();
-        live.unnamed_since =
-            record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
+        // Where a write of ours cannot have been lost to another recorder, what was named is looked at when there is more to
+        // name: a start with an intact state asks the store for nothing.
+        let sure = self.tools.store.conditions() == Conditions::Honoured;
+        let waits = |p: &PendingPart| if sure { p.is_unnamed() } else { p.stored_at.is_some() };
+        live.unnamed_since = record.pending.iter().any(waits).then(Instant::now);
+        live.named_at = record.pending.iter().any(|p| p.named).then(Instant::now);
         live.excluded = is_excluded(&self.settings, key, record);
         self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || (record.archived && !record.gone) {
             self.by_path.insert(record.source.clone(), key.clone());
         }
         self.queue_send(key);
+        if record.leaving.is_some() {
+            self.leaving.insert(key.clone(), Instant::now());
+        }
         if record.compaction.is_some() {
             self.finish_compaction(key);
         }
@@ -480,6 +506,8 @@ impl Engine {
             Done::Adopted(base, file, adopted) => self.adopted(&base, *file, adopted),
             Done::Orphans(key, adopted) => self.adopted_orphans(&key, adopted),
             Done::Compaction(step) => self.compaction_step(*step),
+            Done::Moved(key, moved) => self.moved(&key, *moved),
+            Done::Left(key, left) => self.left(&key, left),
             Done::Replayed => {}
         }
     }
@@ -528,6 +556,7 @@ impl Engine {
         if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.nothing_to_place() {
             earlier(self.store_retry_at);
         }
+        earlier(self.leaving_due());
         earlier(self.place_at);
         earlier(self.drain_until);
         if self.settings.once {

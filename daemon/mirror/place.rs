@@ -290,20 +290,27 @@ impl Engine {
         all.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The newest generation that the state has.
+    /// The newest generation that the state has: the one that is followed, if any is. What another writer's parts drove out of
+    /// an ended generation has a higher number.
     pub(super) fn newest(&self, base: &SessionKey) -> Option<(&SessionKey, &Record)> {
+        self.in_state(base).max_by_key(|(key, record)| (!record.superseded, key.generation()))
+    }
+
+    /// All generations of a session that the state has.
+    fn in_state(&self, base: &SessionKey) -> impl Iterator<Item = (&SessionKey, &Record)> {
+        let base = base.with_generation(1);
         let sessions = &self.state.state().sessions;
-        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.base();
-        let all = sessions.range(base.with_generation(1)..).take_while(|(key, _)| {
+        let (from, own) = (base.clone(), base.clone());
+        let all = sessions.range(from..).take_while(move |(key, _)| {
             key.harness() == base.harness() && key.id().starts_with(base.base())
         });
-        all.filter(|(key, _)| same(key)).max_by_key(|(key, _)| key.generation())
+        all.filter(move |(key, _)| key.harness() == own.harness() && key.base() == own.base())
     }
 
     /// The highest generation number that the state, the store or the outbox has.
     pub(super) fn newest_number(&self, key: &SessionKey) -> u32 {
         let base = key.with_generation(1);
-        let in_state = self.newest(&base).map_or(1, |(key, _)| key.generation());
+        let in_state = self.in_state(&base).map(|(key, _)| key.generation()).max().unwrap_or(1);
         let elsewhere = self.generations(&base).last().map_or(1, SessionKey::generation);
         in_state.max(elsewhere)
     }
@@ -318,6 +325,7 @@ impl Engine {
             next_seq: 0,
             pending: Vec::new(),
             totals: Totals::default(),
+            named_bytes: 0,
             ended_at: None,
             archived: file.archived(),
             gone: false,
@@ -326,6 +334,7 @@ impl Engine {
             reason: None,
             manifest_due: false,
             compaction: None,
+            leaving: None,
         }
     }
 

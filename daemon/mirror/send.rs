@@ -23,6 +23,8 @@ pub(crate) struct Send {
     pub(crate) parts: Vec<(PendingPart, PathBuf)>,
     /// Stored, not known to be named.
     pub(crate) unnamed: Vec<PartEntry>,
+    /// Bytes that are named before all of these.
+    pub(crate) before: u64,
     /// What the manifest is to say; `None`: the manifest waits.
     pub(crate) header: Option<Header>,
 }
@@ -35,16 +37,29 @@ pub(crate) struct Sent {
     pub(crate) stored: Vec<(PendingPart, String)>,
     /// A part that is neither in the outbox nor in the store.
     pub(crate) lost: Option<PendingPart>,
-    /// What the manifest now says: its `next_seq` and sums, and the header that it got.
-    pub(crate) named: Option<(u32, Totals, Header)>,
+    /// What the manifest now says.
+    pub(crate) named: Option<Named>,
     /// What stopped the rest.
     pub(crate) error: Option<Failure>,
+}
+
+/// What a manifest says after it was put.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) next_seq: u32,
+    /// The first part that was named just now, if any was: it was not seen in a manifest yet.
+    pub(crate) added_from: Option<u32>,
+    /// The first of all parts that were to be named.
+    pub(crate) first: Option<u32>,
+    pub(crate) totals: Totals,
+    /// The header that it got.
+    pub(crate) header: Header,
 }
 
 /// Sends; stops at the first failure.
 pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
     let Tools { store, disk, clock, .. } = tools;
-    let Send { key, parts, mut unnamed, header } = job;
+    let Send { key, parts, mut unnamed, before, header } = job;
     let mut sent = Sent { key, stored: Vec::new(), lost: None, named: None, error: None };
     for (mut part, path) in parts {
         match put_part(&*store, &*disk, &sent.key, &part, path).await {
@@ -68,19 +83,19 @@ pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
     if let Some(header) = header
         && (sent.error.is_none() || !sent.stored.is_empty())
     {
-        match manifest::name_parts(&*store, &sent.key, Some(&header), &unnamed).await {
-            Ok(manifest) => {
-                sent.named = Some((manifest.next_seq, manifest::totals(&manifest), header));
+        let before = Some(before);
+        match manifest::name_parts(&*store, &sent.key, Some(&header), before, &unnamed).await {
+            Ok(manifest::Named { manifest, found_below }) => {
+                let next_seq = manifest.next_seq;
+                let added_from = (found_below < next_seq).then_some(found_below);
+                let first = unnamed.first().map(|part| part.seq);
+                let totals = manifest::totals(&manifest);
+                sent.named = Some(Named { next_seq, added_from, first, totals, header });
             }
             Err(error) => sent.error = sent.error.or(Some(error)),
         }
     }
     sent
-}
-
-/// The note of a part: its range, so that a reader of the objects alone knows it.
-pub(super) fn range_note([start, end]: [u64; 2]) -> String {
-    format!("{start}-{end}")
 }
 
 /// `false`: the part is neither here nor there.
@@ -92,7 +107,7 @@ async fn put_part(
     path: PathBuf,
 ) -> Result<bool, StoreError> {
     let name = key.part_key(&part.name());
-    let note = range_note(part.range);
+    let note = manifest::range_note(part.range);
     match store.put(&name, Body::File(path.clone()), Some(&note)).await {
         Ok(()) => Ok(true),
         // The outbox has lost the file: stored before a kill, or lost for good. The name is a digest, so size is proof enough.

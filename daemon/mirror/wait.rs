@@ -117,6 +117,20 @@ impl Engine {
         }
     }
 
+    /// A generation was left to another writer, with everything that it held: who waits for it waits for the next one.
+    pub(super) fn note_moved(&mut self, from: &SessionKey, to: &SessionKey, below: u32) {
+        for waiter in &mut self.waiters {
+            if let Some(unlooked) = &mut waiter.unlooked
+                && unlooked.remove(from)
+            {
+                unlooked.insert(to.clone());
+            }
+            if waiter.targets.remove(from).is_some() {
+                waiter.targets.insert(to.clone(), below);
+            }
+        }
+    }
+
     /// Answers whoever waits for something that is now so.
     pub(super) fn answer_waiters(&mut self) {
         let mut waiting = Vec::new();
@@ -200,7 +214,7 @@ impl Engine {
     fn is_safe(&self, key: &SessionKey, below: u32) -> bool {
         self.state.get(key).is_none_or(|record| {
             let due = record.manifest_due && record.totals.parts > 0;
-            !due && !record.pending.iter().any(|part| part.seq < below)
+            !due && !record.pending.iter().any(|part| part.seq < below && !part.named)
         })
     }
 
