@@ -167,12 +167,9 @@ impl S3Store {
         Ok(())
     }
 
-    /// Size and version of an object. An answer without a body cannot say whether the object or the bucket is missing, so
-    /// absence is confirmed by a listing.
-    async fn head(
-        &self,
-        key: &str,
-    ) -> Result<Option<(u64, Option<Version>, Option<String>)>, Failure> {
+    /// What is known of an object without reading it. An answer without a body cannot say whether the object or the bucket is
+    /// missing, so absence is confirmed by a listing.
+    async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
         let request = HeadObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
@@ -184,25 +181,35 @@ impl S3Store {
                 let size = head.content_length.and_then(|size| u64::try_from(size).ok());
                 let size = size.ok_or_else(|| Failure::odd("it tells no size"))?;
                 let note = head.metadata.and_then(|mut all| all.remove(NOTE));
-                Ok(Some((size, version(head.e_tag), note)))
+                let version = self.told(head.e_tag);
+                Ok(Some(Head { size, version, note }))
             }
             Err(failure) if failure.status == Some(StatusCode::NOT_FOUND) => {
                 let found = self.listed(key).await?;
                 // It has come in between. Its version is for the next look.
-                Ok(found.map(|size| (size, None, None)))
+                Ok(found.map(|size| Head { size, version: None, note: None }))
             }
             Err(failure) => Err(failure),
         }
     }
 
+    /// An ETag as a version. A store that tells none has no use for conditions: a swap without a version would be refused for ever.
+    fn told(&self, etag: Option<String>) -> Option<Version> {
+        let version = etag.and_then(version);
+        if version.is_none() {
+            self.probe.set(Conditions::Unsupported);
+        }
+        version
+    }
+
     async fn size_of(&self, key: &str) -> Result<Option<u64>, Failure> {
-        Ok(self.head(key).await?.map(|(size, _, _)| size))
+        Ok(self.head(key).await?.map(|head| head.size))
     }
 
     async fn get_object(&self, key: &str) -> Result<Object, Failure> {
-        // Where reads are redirected the version is asked for first: if the object changes in between, the version is the older
-        // one, and a swap with it fails as it should.
-        let head =
+        // Where reads are redirected, what answers is no store: version and note are asked for beside it, and first. If the object
+        // changes in between, the version is the older one, and a swap with it fails as it should.
+        let beside =
             if self.redirects.load(Ordering::Relaxed) { self.head(key).await? } else { None };
         let request = GetObjectRequest {
             bucket: self.settings.bucket.clone(),
@@ -226,21 +233,26 @@ impl S3Store {
                 }
                 Err(failure) => return Err(failure),
             };
-        if redirected && got.e_tag.is_none() && !self.redirects.swap(true, Ordering::Relaxed) {
+        if redirected && !self.redirects.swap(true, Ordering::Relaxed) {
             return Box::pin(self.get_object(key)).await;
         }
         let body = got.body.ok_or_else(|| Failure::odd("it has no body"))?;
-        let note = got.metadata.and_then(|mut all| all.remove(NOTE));
-        let (head_version, head_note) =
-            head.map_or((None, None), |(_, version, note)| (version, note));
-        let version = version(got.e_tag).or(head_version);
-        if version.is_none() {
-            // A swap of an object without a version would ask for one that is not there.
-            self.probe.set(Conditions::Unsupported);
-        }
         let reader = Box::pin(body.into_async_read());
-        Ok(Object { reader, version, note: note.or(head_note) })
+        if redirected {
+            let (version, note) = beside.map_or((None, None), |head| (head.version, head.note));
+            return Ok(Object { reader, version, note });
+        }
+        let version = self.told(got.e_tag);
+        let note = got.metadata.and_then(|mut all| all.remove(NOTE));
+        Ok(Object { reader, version, note })
     }
+}
+
+/// What is told about an object without reading it.
+struct Head {
+    size: u64,
+    version: Option<Version>,
+    note: Option<String>,
 }
 
 /// The note of a put as metadata.
@@ -249,8 +261,7 @@ fn metadata(note: Option<&str>) -> Option<HashMap<String, String>> {
 }
 
 /// An ETag as a version. Where a proxy compressed something it calls the tag weak, and a condition on a weak one never holds.
-fn version(etag: Option<String>) -> Option<Version> {
-    let etag = etag?;
+fn version(etag: String) -> Option<Version> {
     let strong = etag.strip_prefix("W/").unwrap_or(&etag);
     (!strong.is_empty()).then(|| Version(strong.to_owned()))
 }

@@ -246,13 +246,7 @@ impl Inner {
         if method != Method::GET || !is_redirect(answer.status()) {
             return self.take(answer, call, false).await;
         }
-        let version = answer.headers().get(header::ETAG).cloned();
-        let mut answer = self.follow(uri, answer, call).await?;
-        // The version of the object is what the store calls it, not what a cache behind it does.
-        answer.headers_mut().remove(header::ETAG);
-        if let Some(version) = version {
-            answer.headers_mut().insert(header::ETAG, version);
-        }
+        let answer = self.follow(uri, answer, call).await?;
         self.take(answer, call, true).await
     }
 
