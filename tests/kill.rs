@@ -24,15 +24,19 @@ use crate::support::{POLL, pace, seed, skipped, try_wait_for};
 const KILLS: usize = 30;
 
 /// A small home with one session of each harness.
-struct Scene {
-    home: Home,
-    planted: Planted,
-    transcripts: Vec<Transcript>,
+pub(crate) struct Scene {
+    pub(crate) home: Home,
+    pub(crate) planted: Planted,
+    pub(crate) transcripts: Vec<Transcript>,
 }
 
 impl Scene {
     fn new(seed: u64) -> Scene {
-        let home = Home::new();
+        Scene::in_home(Home::new(), seed)
+    }
+
+    /// A scene in a home that was made elsewhere.
+    pub(crate) fn in_home(home: Home, seed: u64) -> Scene {
         let planted = Planted::exact_only(seed);
         let harnesses = ["claude-code", "codex", "openclaw"].into_iter().zip(0..);
         let new = |(harness, number)| Transcript::new(&home, harness, number, seed);
@@ -42,7 +46,7 @@ impl Scene {
         scene
     }
 
-    fn grow(&mut self, records: u64) {
+    pub(crate) fn grow(&mut self, records: u64) {
         self.transcripts.iter_mut().for_each(|one| one.grow(&self.planted, records));
     }
 
@@ -50,11 +54,11 @@ impl Scene {
         self.transcripts.iter().map(|one| one.source(&self.planted)).collect()
     }
 
-    fn bucket(&self) -> Bucket {
-        Bucket::read(&self.home.bucket())
+    pub(crate) fn bucket(&self) -> Bucket {
+        Bucket::read(&self.home.objects())
     }
 
-    fn interrupted(&self, when: &str) {
+    pub(crate) fn interrupted(&self, when: &str) {
         if let Err(why) = judge::verdict(judge::interrupted(&self.bucket(), &self.sources())) {
             panic!("{when}: right after the kill: {why}\n{}", self.tree());
         }
@@ -63,7 +67,7 @@ impl Scene {
     /// A clean `--once`, then everything is as it should be. Returns what the restart should have swept and did not: that
     /// loses nothing, so a scenario collects it and complains at its end.
     #[must_use]
-    fn recovered(&self, when: &str) -> Vec<String> {
+    pub(crate) fn recovered(&self, when: &str) -> Vec<String> {
         let output = self.home.once_with(&[]);
         assert!(output.status.success(), "{when}: the restart failed: {}", said(&output));
         let mut bucket = self.bucket();
@@ -102,7 +106,7 @@ fn outbox(state_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Complains about what restarts left behind.
-fn assert_swept(litter: &[String]) {
+pub(crate) fn assert_swept(litter: &[String]) {
     let shown = litter.iter().take(10).cloned().collect::<Vec<_>>().join("\n");
     assert!(litter.is_empty(), "restarts left {} files behind:\n{shown}", litter.len());
 }
@@ -115,10 +119,10 @@ fn kill_at(daemon: &mut Daemon, record: &mut Record, gate: usize) -> bool {
 }
 
 /// The gates to kill at: all of them, or a spread.
-fn chosen(name: &str, gates: usize, seed: u64) -> Vec<usize> {
+pub(crate) fn chosen(name: &str, gates: usize, seed: u64) -> Vec<usize> {
     let most =
         std::env::var("TRACECRAFT_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
-    assert!(gates > 4, "{name}: only {gates} gates: strace sees nothing of the program's writing");
+    assert!(gates > 4, "{name}: only {gates} gates: nothing is seen of the program's writing");
     let count = gates.min(most);
     let offset = fastrand::Rng::with_seed(seed).f64();
     let mut chosen: Vec<usize> = (0..count)
@@ -219,9 +223,8 @@ fn t27_t31_kill_at_every_gate_of_rebuilding_a_lost_state() {
     });
 }
 
-/// A session of several parts for each harness.
-fn many_parts(seed: u64) -> Scene {
-    let mut scene = Scene::new(seed);
+/// Several parts for each session of a scene.
+pub(crate) fn many_parts(mut scene: Scene) -> Scene {
     for _ in 0..5 {
         scene.home.once();
         scene.grow(1);
@@ -322,13 +325,18 @@ fn kill_in_work(
 
 #[test]
 fn t27_kill_at_every_gate_of_compaction() {
-    daemon_at_every_gate("compaction", many_parts, "10m", |scene, _| {
-        let id = scene.transcripts[0].id.clone();
-        let mut command = scene.home.tracecraftctl();
-        command.args(["compact", &id, "--keep-tail", "1"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Some(command.spawn().unwrap())
-    });
+    daemon_at_every_gate(
+        "compaction",
+        |seed| many_parts(Scene::new(seed)),
+        "10m",
+        |scene, _| {
+            let id = scene.transcripts[0].id.clone();
+            let mut command = scene.home.tracecraftctl();
+            command.args(["compact", &id, "--keep-tail", "1"]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            Some(command.spawn().unwrap())
+        },
+    );
 }
 
 #[test]

@@ -1,20 +1,22 @@
 //! A live run: twenty sessions grow and are treated rudely, compactions come at random moments, the daemon is killed and
 //! restarted again and again; in the end no byte is missing, none is doubled.
 //!
-//! `live_run_short` always runs; `live_run` is the campaign (`--ignored`), `TRACECRAFT_LIVE_SECONDS` long (120).
+//! Owns the campaign; where the objects go, and what goes wrong there, is a parameter ([`Setting`]). `live_run_short` always
+//! runs; `live_run` is the campaign (`--ignored`), `TRACECRAFT_LIVE_SECONDS` long (120). Those with a bucket are in `bucket.rs`.
 
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::support::daemon::{Daemon, ctl_ok};
+use crate::support::daemon::{Daemon, ctl, ctl_ok, sessions_of};
 use crate::support::home::Home;
 use crate::support::judge::{self, Source};
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
+use crate::support::proxy::Proxy;
 use crate::support::writers::Transcript;
-use crate::support::{pace, seed, try_wait_for, wait_until_ok};
+use crate::support::{pace, seed, try_wait_for, wait_for_the_end_of, wait_until_ok};
 
 /// The sessions of the campaign: eight of Claude Code, six of Codex, six of OpenClaw.
 const SESSIONS: u64 = 20;
@@ -22,8 +24,27 @@ const SESSIONS: u64 = 20;
 /// Pause between two writes of one record: long enough that a flush falls between them now and then.
 const BETWEEN_WRITES: Duration = Duration::from_millis(15);
 
-/// Flush interval of the daemon under test.
-const INTERVAL: &str = "150ms";
+/// When the store goes away, as a share of the time that it is there.
+const AWAY_AT: f64 = 0.3;
+
+/// What a campaign is run with.
+pub(crate) struct Setting {
+    pub(crate) name: &'static str,
+    /// How long it lasts; the time that the store is away comes on top.
+    pub(crate) length: Duration,
+    /// How often the daemon is killed at least.
+    pub(crate) kills: u32,
+    /// Flush interval of the daemon.
+    pub(crate) interval: &'static str,
+    /// Where the objects go.
+    pub(crate) home: Home,
+    /// What stands before the store, if it is not a local one.
+    pub(crate) proxy: Option<Proxy>,
+    /// How long the store is away; meanwhile one session is rewritten and one deleted.
+    pub(crate) away: Option<Duration>,
+    /// The most memory that the daemon may ever take.
+    pub(crate) resident_max: Option<u64>,
+}
 
 /// What happens to one session in the course of the campaign.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,6 +56,8 @@ enum Fate {
     Moved,
     Archived,
     Deleted,
+    ReplacedWhileAway,
+    DeletedWhileAway,
 }
 
 fn harness_of(number: u64) -> &'static str {
@@ -45,8 +68,10 @@ fn harness_of(number: u64) -> &'static str {
     }
 }
 
-fn fate_of(number: u64) -> Fate {
+fn fate_of(number: u64, away: bool) -> Fate {
     match number {
+        4 | 10 if away => Fate::ReplacedWhileAway,
+        5 | 15 if away => Fate::DeletedWhileAway,
         1 => Fate::StartsLater,
         2 => Fate::Replaced,
         3 => Fate::Moved,
@@ -59,12 +84,24 @@ fn fate_of(number: u64) -> Fate {
 
 /// What all threads of a campaign share.
 struct Campaign {
-    home: Home,
+    setting: Setting,
     planted: Planted,
     transcripts: Vec<Mutex<Transcript>>,
     ending: AtomicBool,
+    /// The store is away.
+    away: AtomicBool,
+    /// What was captured when its source was rewritten or deleted while the store was away.
+    captured: Mutex<Vec<Captured>>,
     started: Instant,
     length: Duration,
+}
+
+/// Content that must be in the bucket in the end, although its source is gone.
+struct Captured {
+    number: u64,
+    /// Which life of the source, from 0.
+    life: usize,
+    content: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -72,16 +109,32 @@ struct Tally {
     kills: u32,
     compactions: u32,
     checks: u32,
+    /// The most memory that a daemon took.
+    peak: u64,
 }
 
 impl Campaign {
-    fn new(length: Duration, seed: u64) -> Campaign {
-        let home = Home::new();
-        let new = |number| Mutex::new(Transcript::new(&home, harness_of(number), number, seed));
-        let transcripts = (0..SESSIONS).map(new).collect();
-        let planted = Planted::exact_only(seed);
-        let (ending, started) = (AtomicBool::new(false), Instant::now());
-        Campaign { home, planted, transcripts, ending, started, length }
+    fn new(setting: Setting, seed: u64) -> Campaign {
+        let new = |number| Transcript::new(&setting.home, harness_of(number), number, seed);
+        let transcripts = (0..SESSIONS).map(new).map(Mutex::new).collect();
+        Campaign {
+            planted: Planted::exact_only(seed),
+            transcripts,
+            ending: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            captured: Mutex::new(Vec::new()),
+            started: Instant::now(),
+            length: setting.length + setting.away.unwrap_or_default(),
+            setting,
+        }
+    }
+
+    fn home(&self) -> &Home {
+        &self.setting.home
+    }
+
+    fn arguments(&self) -> [&'static str; 2] {
+        ["--interval", self.setting.interval]
     }
 
     fn transcript(&self, number: u64) -> MutexGuard<'_, Transcript> {
@@ -92,9 +145,11 @@ impl Campaign {
         self.ending.load(Ordering::Relaxed)
     }
 
-    /// The bucket and what the sources held. The bucket is read first: the model may be ahead of it, never behind.
+    /// The bucket and what the sources held. The bucket is read first: the model may be ahead of it, never behind. What a
+    /// killed daemon has asked for may still be done, so that is waited for.
     fn look(&self) -> (Bucket, Vec<Source>) {
-        let bucket = Bucket::read(&self.home.bucket());
+        self.setting.proxy.iter().for_each(Proxy::settle);
+        let bucket = Bucket::read(&self.home().objects());
         let model = self.transcripts.iter().map(|one| one.lock().unwrap().source(&self.planted));
         (bucket, model.collect())
     }
@@ -108,11 +163,58 @@ impl Campaign {
             (transcript.harness, transcript.id.clone(), life, source.generations[life - 1].clone())
         };
         try_wait_for(Duration::from_secs(30), || {
-            let bucket = Bucket::read_one(&self.home.bucket(), harness, &id);
+            let bucket = Bucket::read_one(&self.home().objects(), harness, &id);
             let stored = bucket.generations(harness, &id);
             (stored.len() == life && stored[life - 1].by_manifest == content).then_some(())
         })
         .is_some()
+    }
+
+    /// Waits until the daemon says that all that the present life of a session holds is captured, and notes that it is.
+    fn captured(&self, number: u64) -> bool {
+        let transcript = self.transcript(number);
+        let (path, size) = (transcript.path.to_str().unwrap(), transcript.size() as u64);
+        let said = try_wait_for(Duration::from_secs(5), || {
+            let output = ctl(self.home(), &["list", "--json"]);
+            let sessions = output.status.success().then(|| sessions_of(&output.stdout))?;
+            let is_whole = |session: &serde_json::Value| {
+                session["source_path"] == path
+                    && session["state"] != "superseded"
+                    && session["source_bytes"].as_u64() == Some(size)
+            };
+            sessions.iter().any(is_whole).then_some(())
+        });
+        if said.is_none() || size == 0 || !self.away.load(Ordering::SeqCst) {
+            return false;
+        }
+        let mut lives = transcript.source(&self.planted).generations;
+        let content = lives.pop().expect("a source has a life");
+        self.captured.lock().unwrap().push(Captured { number, life: lives.len(), content });
+        true
+    }
+
+    /// Takes the store away for a while, if that belongs to the campaign.
+    fn take_the_store_away(&self) {
+        let (Some(away), Some(proxy)) = (self.setting.away, &self.setting.proxy) else { return };
+        wait_for_the_end_of(self.started, self.setting.length.mul_f64(AWAY_AT));
+        proxy.there(false);
+        self.away.store(true, Ordering::SeqCst);
+        wait_for_the_end_of(Instant::now(), away);
+        self.away.store(false, Ordering::SeqCst);
+        proxy.there(true);
+    }
+
+    /// Complaints about what was captured while the store was away and is not in the bucket.
+    fn complaints_about_captured(&self, bucket: &Bucket) -> Vec<String> {
+        let captured = self.captured.lock().unwrap();
+        let complaint = |one: &Captured| {
+            let transcript = self.transcript(one.number);
+            let stored = bucket.generations(transcript.harness, &transcript.id);
+            let whole = stored.get(one.life).is_some_and(|it| it.by_manifest == one.content);
+            let name = format!("{}/{}, life {}", transcript.harness, transcript.id, one.life + 1);
+            (!whole).then(|| format!("{name}: {} bytes were captured", one.content.len()))
+        };
+        captured.iter().filter_map(complaint).collect()
     }
 }
 
@@ -121,14 +223,14 @@ fn write(campaign: &Campaign, number: u64, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed.wrapping_mul(31).wrapping_add(number));
     let share = rng.u32(30..60);
     let fateful = campaign.length * share / 100;
-    let fate = fate_of(number);
+    let fate = fate_of(number, campaign.setting.away.is_some());
     let mut done = fate == Fate::Grows;
     while !campaign.ended() {
         let due = !done && campaign.started.elapsed() > fateful;
         if due {
             done = meet_fate(campaign, number, fate);
         }
-        let over = done && matches!(fate, Fate::Archived | Fate::Deleted);
+        let over = done && campaign.transcript(number).gone || done && fate == Fate::Archived;
         if !over && (done || fate != Fate::StartsLater) {
             campaign.transcript(number).burst(&campaign.planted, 4, BETWEEN_WRITES);
         }
@@ -145,19 +247,24 @@ fn meet_fate(campaign: &Campaign, number: u64, fate: Fate) -> bool {
     if rewrites && !campaign.mirrored(number) {
         return false;
     }
+    let while_away = matches!(fate, Fate::ReplacedWhileAway | Fate::DeletedWhileAway);
+    if while_away && !(campaign.away.load(Ordering::SeqCst) && campaign.captured(number)) {
+        return false;
+    }
     let mut transcript = campaign.transcript(number);
     match fate {
         Fate::Grows | Fate::StartsLater => {}
         Fate::Truncated => transcript.truncate(),
-        Fate::Replaced => transcript.replace(&campaign.planted),
+        Fate::Replaced | Fate::ReplacedWhileAway => transcript.replace(&campaign.planted),
+        Fate::DeletedWhileAway => transcript.delete(),
         Fate::Moved => {
             let name = transcript.path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let path = campaign.home.claude_code("/home/dev/elsewhere", &name);
+            let path = campaign.home().claude_code("/home/dev/elsewhere", &name);
             transcript.move_to(&path);
         }
         Fate::Archived => {
             let name = transcript.path.file_name().unwrap().to_owned();
-            transcript.move_to(&campaign.home.path().join(".codex/archived_sessions").join(name));
+            transcript.move_to(&campaign.home().path().join(".codex/archived_sessions").join(name));
         }
         Fate::Deleted => {
             // The last words may be caught or not; what was stored before must stay.
@@ -175,19 +282,19 @@ fn compact(campaign: &Campaign, rng: &mut fastrand::Rng) -> Child {
         (transcript.harness, transcript.id.clone())
     };
     let tail = rng.u32(0..3).to_string();
-    let mut command = campaign.home.tracecraftctl();
+    let mut command = campaign.home().tracecraftctl();
     command.args(["compact", &format!("{harness}/{id}"), "--keep-tail", &tail, "--json"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Kills and restarts until the time is over, and judges what lies in the bucket after every kill.
-fn torment(campaign: &Campaign, kills: u32, seed: u64) -> Tally {
+fn torment(campaign: &Campaign, seed: u64) -> Tally {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut tally = Tally::default();
     let mut compactions: Vec<Child> = Vec::new();
-    let between = campaign.length / (kills + 2);
+    let between = campaign.length / (campaign.setting.kills + 2);
     while campaign.started.elapsed() < campaign.length {
-        let mut daemon = Daemon::spawn(&campaign.home, &["--interval", INTERVAL]);
+        let mut daemon = Daemon::spawn(campaign.home(), &campaign.arguments());
         let kill_at = Instant::now() + between.mul_f64(0.2 + rng.f64());
         while Instant::now() < kill_at {
             pace(&mut rng, between / 4);
@@ -196,6 +303,7 @@ fn torment(campaign: &Campaign, kills: u32, seed: u64) -> Tally {
                 panic!("the daemon ended by itself with {status}:\n{}", daemon.said());
             }
         }
+        tally.peak = tally.peak.max(daemon.peak_bytes());
         daemon.kill9();
         tally.kills += 1;
         for mut child in compactions.drain(..) {
@@ -217,43 +325,47 @@ fn last_lines(text: &str) -> String {
 }
 
 /// The whole campaign: writers and torment, then quiet, then the verdict.
-fn run(name: &str, length: Duration, kills: u32) {
-    let seed = seed(name);
-    let campaign = Arc::new(Campaign::new(length, seed));
-    let writers: Vec<_> = (0..SESSIONS)
+pub(crate) fn run(setting: Setting) {
+    let seed = seed(setting.name);
+    let campaign = Arc::new(Campaign::new(setting, seed));
+    let mut threads: Vec<_> = (0..SESSIONS)
         .map(|number| {
             let campaign = Arc::clone(&campaign);
             std::thread::spawn(move || write(&campaign, number, seed))
         })
         .collect();
-    let tally = torment(&campaign, kills, seed);
+    let shared = Arc::clone(&campaign);
+    threads.push(std::thread::spawn(move || shared.take_the_store_away()));
+    let mut tally = torment(&campaign, seed);
     // A writer may still wait for a session to be mirrored before it meets its fate: a daemon must be there for it.
-    let mut daemon = Daemon::start(&campaign.home, &["--interval", INTERVAL]);
+    let mut daemon = Daemon::start(campaign.home(), &campaign.arguments());
     campaign.ending.store(true, Ordering::Relaxed);
-    writers.into_iter().for_each(|writer| writer.join().unwrap());
-    ctl_ok(&campaign.home, &["flush"]);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    ctl_ok(campaign.home(), &["flush"]);
     wait_until_ok("everything to be stored", || {
         let (mut bucket, sources) = campaign.look();
         // What kills left behind loses nothing; it is complained about at the end.
         bucket.litter.clear();
         judge::verdict(judge::at_rest(&bucket, &sources))
     });
+    tally.peak = tally.peak.max(daemon.peak_bytes());
     let status = daemon.term();
     assert_eq!(status.code(), Some(0), "after SIGTERM:\n{}", last_lines(&daemon.said()));
     let (mut bucket, sources) = campaign.look();
     let litter = std::mem::take(&mut bucket.litter);
-    if let Err(why) = judge::verdict(judge::at_rest(&bucket, &sources)) {
+    let mut complaints = judge::at_rest(&bucket, &sources);
+    complaints.extend(campaign.complaints_about_captured(&bucket));
+    if let Err(why) = judge::verdict(complaints) {
         panic!("after the drain: {why}");
     }
     nothing_secret(&campaign);
-    summary(name, &campaign, &bucket, &tally);
-    assert!(tally.kills >= kills, "only {} kills", tally.kills);
+    summary(&campaign, &bucket, &tally);
     assert!(litter.is_empty(), "kills left files in the bucket: {litter:?}");
 }
 
 fn nothing_secret(campaign: &Campaign) {
-    let mut files = crate::support::home::files_below(&campaign.home.path().join(".local"));
-    let log = crate::support::daemon::log_file(campaign.home.path());
+    let mut files = crate::support::home::files_below(&campaign.home().path().join(".local"));
+    let log = crate::support::daemon::log_file(campaign.home().path());
     files.push((log.clone(), std::fs::read(log).unwrap()));
     for (path, content) in files {
         let found = campaign.planted.found_in(&content);
@@ -261,31 +373,55 @@ fn nothing_secret(campaign: &Campaign) {
     }
 }
 
-fn summary(name: &str, campaign: &Campaign, bucket: &Bucket, tally: &Tally) {
+fn summary(campaign: &Campaign, bucket: &Bucket, tally: &Tally) {
+    let Setting { name, kills, proxy, away, resident_max, .. } = &campaign.setting;
     let records: u64 = campaign.transcripts.iter().map(|t| t.lock().unwrap().records).sum();
     let (gap, overlap) = bucket.gap_and_overlap();
     let parts: usize = bucket.sessions.iter().map(|stored| stored.named).sum();
     let rewritten = bucket.sessions.iter().filter(|stored| stored.base().1 > 1).count();
     println!(
         "{name}: {SESSIONS} sessions, {records} records, {} kills ({} verdicts), {} compactions, {} generations \
-         ({rewritten} of rewritten sessions), {parts} parts, gap {gap}, overlap {overlap}",
+         ({rewritten} of rewritten sessions), {parts} parts, gap {gap}, overlap {overlap}, peak resident {:.1} MB",
         tally.kills,
         tally.checks,
         tally.compactions,
         bucket.sessions.len(),
+        tally.peak as f64 / 1048576.0,
     );
+    if let Some(proxy) = proxy {
+        println!("{name}: {} requests: {:?}", proxy.count(), proxy.by_fate());
+    }
+    if let Some(away) = away {
+        let captured = campaign.captured.lock().unwrap().len();
+        println!("{name}: away for {} s, {captured} sessions rewritten or deleted", away.as_secs());
+    }
     assert!(records > SESSIONS * 5, "the writers wrote next to nothing");
     assert_eq!((gap, overlap), (0, 0));
+    assert!(tally.kills >= *kills, "only {} kills", tally.kills);
+    let resident_max = resident_max.unwrap_or(u64::MAX);
+    assert!(tally.peak <= resident_max, "{} bytes of memory at the peak", tally.peak);
+}
+
+/// The length of a campaign in seconds: what a variable says, or else `default`.
+pub(crate) fn seconds(variable: &str, default: u64) -> Duration {
+    let told = std::env::var(variable).ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(told.unwrap_or(default))
+}
+
+/// A campaign with the local bucket.
+fn local(name: &'static str, length: Duration, kills: u32) -> Setting {
+    let home = Home::new();
+    let (interval, proxy, away, resident_max) = ("150ms", None, None, None);
+    Setting { name, length, kills, interval, home, proxy, away, resident_max }
 }
 
 #[test]
 fn t3_t17_live_run_short() {
-    run("live_run_short", Duration::from_secs(15), 5);
+    run(local("live_run_short", Duration::from_secs(15), 5));
 }
 
 #[test]
 #[ignore = "the campaign of two minutes; .ci runs it"]
 fn live_run() {
-    let seconds = std::env::var("TRACECRAFT_LIVE_SECONDS").ok().and_then(|text| text.parse().ok());
-    run("live_run", Duration::from_secs(seconds.unwrap_or(120)), 20);
+    run(local("live_run", seconds("TRACECRAFT_LIVE_SECONDS", 120), 20));
 }

@@ -2,7 +2,8 @@
 //!
 //! They know the documented interface (flags, files, exit codes, the bucket's layout) and nothing of the code behind it.
 //! Long campaigns are `#[ignore]`d: `cargo test --test main -- --ignored live_run` and so on. `TRACECRAFT_SAMPLES` names the
-//! folder of sample transcripts; `TRACECRAFT_SEED` repeats a campaign; `TRACECRAFT_LIVE_SECONDS` sets its length.
+//! folder of sample transcripts; `TRACECRAFT_SEED` repeats a campaign; `TRACECRAFT_LIVE_SECONDS` sets its length. What needs an
+//! S3 server finds it as `support/bucket.rs` says, and is skipped where there is none.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 #![allow(
     clippy::print_stdout,
@@ -17,6 +18,9 @@
 mod support;
 
 mod bad_input;
+mod bucket;
+mod bucket_kill;
+mod bucket_refusals;
 mod ctl;
 mod format;
 mod hostile;

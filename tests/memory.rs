@@ -6,11 +6,11 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::daemon::{Daemon, ctl_ok};
+use crate::support::daemon::{Daemon, ctl_ok, status_bytes};
 use crate::support::home::{Home, age, files_below};
 use crate::support::oracle::Bucket;
 use crate::support::planted::record;
-use crate::support::{skipped, try_wait_for, wait_for};
+use crate::support::{skipped, try_wait_for, wait_for, wait_for_the_end_of};
 
 /// The size of the huge session, and the most memory that reading it may take.
 const HUGE: u64 = 400 << 20;
@@ -23,14 +23,6 @@ const PROCESSOR_MAX: f64 = 0.1;
 
 /// The daemon's own limit, and the interval after it.
 const IDLE_AFTER: Duration = Duration::from_secs(60 + 10);
-
-/// A field of `/proc/<pid>/status` in bytes.
-fn status_bytes(pid: u32, field: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with(field))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kilobytes << 10)
-}
 
 /// User and system time of a process in clock ticks (1/100 s).
 fn ticks(pid: u32) -> u64 {
@@ -73,7 +65,7 @@ fn t24_a_session_of_400_mb_takes_at_most_64_mb_of_memory() {
     let mut peak = 0;
     let limit = Duration::from_secs(600);
     let status = try_wait_for(limit, || {
-        peak = peak.max(status_bytes(daemon.pid(), "VmHWM:").unwrap_or(0));
+        peak = peak.max(daemon.peak_bytes());
         daemon.exited()
     });
     let status = status.expect("400 MB within ten minutes");
@@ -97,7 +89,7 @@ fn compact_and_show(home: &Home, id: &str, size: u64) {
     ctl_ok(home, &["compact", id]);
     let raw = ctl_ok(home, &["show", id, "--raw"]);
     assert_eq!(raw.len() as u64, size);
-    let peak = status_bytes(daemon.pid(), "VmHWM:").unwrap();
+    let peak = daemon.peak_bytes();
     println!("memory: compact and show, peak resident {:.1} MB", peak as f64 / 1048576.0);
     assert!(peak <= RESIDENT_MAX, "peak resident {peak} bytes");
 }
@@ -160,9 +152,4 @@ fn quiet(home: &Home, pid: u32) {
         (last.1.elapsed() > Duration::from_secs(2)).then_some(())
     });
     assert!(home.state_dir().exists());
-}
-
-/// Time is what is measured; there is no condition to wait for.
-fn wait_for_the_end_of(started: Instant, length: Duration) {
-    try_wait_for(length + Duration::from_secs(1), || (started.elapsed() >= length).then_some(()));
 }

@@ -1,6 +1,7 @@
 //! One `--once` over everything that the agents left: all of it stored, nothing secret in it, and nothing to do again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::support::daemon::{Daemon, ctl_ok, list};
 use crate::support::home::{self, Home, Laid, lay_out_decoys, lay_out_samples, said};
@@ -9,7 +10,7 @@ use crate::support::planted::{Planted, Rule, header, record};
 use crate::support::skipped;
 
 /// Transcripts with every planted secret, three for each harness: as text, in a tool's output, and doubled in one record.
-fn lay_out_planted(home: &Home, planted: &Planted) -> Vec<Laid> {
+pub(crate) fn lay_out_planted(home: &Home, planted: &Planted) -> Vec<Laid> {
     let mut laid = Vec::new();
     for (harness, number) in [("claude-code", 1), ("codex", 2), ("openclaw", 3)] {
         let own_id = format!("9e2d7c10-0000-4000-8000-{number:012x}");
@@ -85,16 +86,17 @@ fn assert_none(what: &str, complaints: &[String]) {
     assert!(complaints.is_empty(), "{what}: {} complaints\n{shown}", complaints.len());
 }
 
-/// The program's own files hold none of the secrets, and neither does what it said.
+/// The program's own files hold none of the secrets, neither do its objects, and neither does what it said.
 fn assert_nothing_secret(home: &Home, planted: &Planted, spoken: &[u8]) {
     let mut complaints = Vec::new();
-    let mut files = home::files_below(&home.path().join(".local"));
-    files.extend(home::files_below(&home.path().join(".config")));
-    assert!(files.len() >= 7, "only {} files were written", files.len());
-    for (path, content) in files {
-        for name in planted.found_in(&content) {
-            complaints.push(format!("{}: {name}", path.display()));
-        }
+    let files = [".local", ".config"].map(|name| home::files_below(&home.path().join(name)));
+    let named = |(path, content): (PathBuf, Vec<u8>)| (path.display().to_string(), content);
+    let mut contents: Vec<_> = files.into_iter().flatten().map(named).collect();
+    contents.extend(home.objects().read(""));
+    assert!(contents.len() >= 7, "only {} files and objects were written", contents.len());
+    for (name, content) in contents {
+        complaints
+            .extend(planted.found_in(&content).iter().map(|found| format!("{name}: {found}")));
     }
     complaints
         .extend(planted.found_in(spoken).iter().map(|name| format!("standard streams: {name}")));
@@ -102,7 +104,7 @@ fn assert_nothing_secret(home: &Home, planted: &Planted, spoken: &[u8]) {
 }
 
 fn all_mirrored(home: &Home, laid: &[Laid], planted: &Planted) {
-    let bucket = Bucket::read(&home.bucket());
+    let bucket = Bucket::read(&home.objects());
     let mut complaints = bucket.faults_at_rest();
     complaints.extend(laid.iter().flat_map(|one| complaints_about(&bucket, one, planted)));
     if bucket.sessions.len() != laid.len() {
@@ -139,9 +141,9 @@ fn all_listed_and_shown(home: &Home, laid: &[Laid], planted: &Planted) {
 /// A second run finds nothing to do: bucket and state are what they were, bytes and times. The lock file may be touched.
 fn again_changes_nothing(home: &Home) {
     let leave_out = ["run"];
-    let before = (snapshot(&home.bucket(), &[]), states(home, &leave_out));
+    let before = (home.objects().versions(), states(home, &leave_out));
     home.once();
-    let after = (snapshot(&home.bucket(), &[]), states(home, &leave_out));
+    let after = (home.objects().versions(), states(home, &leave_out));
     assert!(before.0.len() >= 7);
     assert_eq!(before.0, after.0, "the bucket was changed by a run that had nothing to do");
     assert_eq!(before.1, after.1, "the state was changed by a run that had nothing to do");
@@ -159,7 +161,7 @@ fn states(home: &Home, leave_out: &[&str]) -> BTreeMap<String, String> {
 }
 
 /// All that was laid out, and some decoys: one run stores it, a second one has nothing to do, a daemon lists and shows it.
-fn stored_once(home: &Home, laid: &[Laid], planted: &Planted) {
+pub(crate) fn keeps_its_promises(home: &Home, laid: &[Laid], planted: &Planted) {
     lay_out_decoys(home);
     let spoken = said(&home.once());
     assert_nothing_secret(home, planted, spoken.as_bytes());
@@ -173,7 +175,7 @@ fn once_stores_planted_sessions_redacted_and_counted_and_a_second_run_changes_no
     let home = Home::new();
     let planted = Planted::every_pattern(41);
     let laid = lay_out_planted(&home, &planted);
-    stored_once(&home, &laid, &planted);
+    keeps_its_promises(&home, &laid, &planted);
 }
 
 #[test]
@@ -185,7 +187,7 @@ fn t14_once_stores_every_sample_transcript_and_a_second_run_changes_nothing() {
     let planted = Planted::every_pattern(42).with_those_of_samples();
     laid.extend(lay_out_planted(&home, &planted));
     println!("samples: {} transcripts laid out", laid.len());
-    stored_once(&home, &laid, &planted);
+    keeps_its_promises(&home, &laid, &planted);
 }
 
 #[test]

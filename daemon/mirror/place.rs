@@ -334,6 +334,7 @@ impl Engine {
             next_seq: 0,
             pending: Vec::new(),
             totals: Totals::default(),
+            named_bytes: 0,
             ended_at: None,
             about: Default::default(),
             archived: file.archived(),

@@ -70,6 +70,11 @@ impl Daemon {
         self.child.try_wait().unwrap()
     }
 
+    /// The most memory that it has taken so far; 0 where the system does not tell.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        status_bytes(self.pid(), "VmHWM:").unwrap_or(0)
+    }
+
     /// SIGKILL, and wait for the end.
     pub(crate) fn kill9(&mut self) {
         let _ = self.child.kill();
@@ -128,6 +133,19 @@ pub(crate) fn status(home: &Home) -> Option<Value> {
 
 /// The sessions of `list --json`.
 pub(crate) fn list(home: &Home) -> Vec<Value> {
-    let answer: Value = serde_json::from_slice(&ctl_ok(home, &["list", "--json"])).unwrap();
+    sessions_of(&ctl_ok(home, &["list", "--json"]))
+}
+
+/// The sessions in what `list --json` printed.
+pub(crate) fn sessions_of(printed: &[u8]) -> Vec<Value> {
+    let answer: Value = serde_json::from_slice(printed).expect("list --json is JSON");
     answer["sessions"].as_array().expect("list --json has `sessions`").clone()
+}
+
+/// A field of `/proc/<pid>/status` in bytes; `None` where there is no such thing.
+pub(crate) fn status_bytes(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes << 10)
 }

@@ -7,9 +7,14 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
+
+use super::bucket::Server;
+use super::objects::Objects;
+use super::proxy::Proxy;
 
 /// How long a program may take that has to end by itself: the longest is `--once` over a line of 100 MB in a debug build.
 const RUN_MAX: Duration = Duration::from_secs(90);
@@ -30,6 +35,44 @@ pub(crate) struct Laid {
 pub(crate) struct Home {
     dir: TempDir,
     path: PathBuf,
+    remote: Option<Remote>,
+}
+
+/// The bucket that a home's programs use in place of the local one.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    /// The server, which lives as long as somebody uses it. Tests read it around every proxy.
+    pub(crate) server: Arc<Server>,
+    pub(crate) project: String,
+    /// What the programs are told: host and port of the server, or of a proxy before it.
+    pub(crate) authority: String,
+}
+
+impl Remote {
+    /// A project of its own on a server, asked directly.
+    pub(crate) fn new(server: &Arc<Server>) -> Remote {
+        let project = format!("project-{:08x}", fastrand::u32(..));
+        let authority = server.client.authority.clone();
+        Remote { server: Arc::clone(server), project, authority }
+    }
+
+    /// The same, asked through a proxy.
+    pub(crate) fn through(mut self, proxy: &Proxy) -> Remote {
+        self.authority = proxy.authority();
+        self
+    }
+
+    /// The variables that tell a program about it.
+    fn variables(&self) -> [(&'static str, String); 5] {
+        let client = &self.server.client;
+        [
+            ("TRACECRAFT_STORE", format!("s3://{}/{}", client.bucket, self.project)),
+            ("AWS_ENDPOINT_URL", format!("http://{}", self.authority)),
+            ("AWS_REGION", client.region.clone()),
+            ("AWS_ACCESS_KEY_ID", client.access_key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", client.secret_key.clone()),
+        ]
+    }
 }
 
 impl Home {
@@ -37,7 +80,24 @@ impl Home {
         let dir = tempfile::Builder::new().prefix("tcr").tempdir().unwrap();
         // The program reports canonical paths, and on some systems the temporary directory is behind a link.
         let path = dir.path().canonicalize().unwrap();
-        Home { dir, path }
+        Home { dir, path, remote: None }
+    }
+
+    /// A home whose programs use a bucket.
+    pub(crate) fn with(remote: Remote) -> Home {
+        let mut home = Home::new();
+        home.remote = Some(remote);
+        home
+    }
+
+    /// Where its objects are.
+    pub(crate) fn objects(&self) -> Objects {
+        match &self.remote {
+            None => Objects::Directory(self.bucket()),
+            Some(Remote { server, project, .. }) => {
+                Objects::Bucket { client: server.client.clone(), project: project.clone() }
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -69,11 +129,12 @@ impl Home {
         self.command(env!("CARGO_BIN_EXE_tracecraftctl"))
     }
 
-    /// Any program in this home, with an environment of `PATH` and `HOME`.
+    /// Any program in this home, with an environment of `PATH` and `HOME`, and of its bucket if it has one.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", &self.path).current_dir(&self.path);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.remote.iter().flat_map(Remote::variables));
         command
     }
 

@@ -4,11 +4,17 @@
 
 use std::time::{Duration, Instant};
 
+pub(crate) mod bucket;
+mod bucket_tests;
 pub(crate) mod daemon;
 pub(crate) mod home;
+pub(crate) mod http;
 pub(crate) mod judge;
+pub(crate) mod objects;
 pub(crate) mod oracle;
 pub(crate) mod planted;
+pub(crate) mod proxy;
+pub(crate) mod s3;
 pub(crate) mod strace;
 mod tests;
 pub(crate) mod writers;
@@ -50,6 +56,11 @@ pub(crate) fn wait_until_ok(what: &str, mut probe: impl FnMut() -> Result<(), St
         }
     });
     assert!(met.is_some(), "waited {} s in vain for {what}:\n{complaint}", PATIENCE.as_secs());
+}
+
+/// Waits until a time is over. Not a way to wait for anything: for campaigns that measure a time, or take one.
+pub(crate) fn wait_for_the_end_of(started: Instant, length: Duration) {
+    std::thread::sleep(length.saturating_sub(started.elapsed()));
 }
 
 /// Lets a random while pass between two actions of a campaign. Not a way to wait for anything.

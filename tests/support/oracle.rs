@@ -1,14 +1,16 @@
-//! The reader of a bucket directory that owes nothing to the product: its own names, its own JSON, its own arithmetic.
+//! The reader of a bucket that owes nothing to the product: its own names, its own JSON, its own arithmetic.
 //!
 //! It reads every session twice: as a reader of manifests does and as one that only lists keys does, and notes what breaks
 //! the format. What the sessions should hold is for [`super::judge`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use super::objects::Objects;
 
 /// One session directory (one generation) as two readers see it.
 #[derive(Debug, Clone, Default)]
@@ -77,28 +79,25 @@ impl Stored {
 }
 
 impl Bucket {
-    /// Reads a `<bucket>/<project>` directory. One that is not there is empty.
-    pub(crate) fn read(root: &Path) -> Bucket {
-        Bucket::of_files(root, super::home::files_below(root))
+    /// Reads all that a place holds.
+    pub(crate) fn read(place: impl Into<Objects>) -> Bucket {
+        Bucket::of_objects(place.into().read(""))
     }
 
     /// Reads only the generations of one session.
-    pub(crate) fn read_one(root: &Path, harness: &str, id: &str) -> Bucket {
-        let folder = root.join("sessions").join(harness);
+    pub(crate) fn read_one(place: impl Into<Objects>, harness: &str, id: &str) -> Bucket {
+        let mut objects = place.into().read(&format!("sessions/{harness}/{id}"));
         let is = |name: &str| {
             name == id || name.strip_prefix(id).is_some_and(|rest| rest.starts_with('~'))
         };
-        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-        let dirs = entries.filter(|entry| is(&entry.file_name().to_string_lossy()));
-        let files = dirs.flat_map(|entry| super::home::files_below(&entry.path())).collect();
-        Bucket::of_files(root, files)
+        objects.retain(|(key, _)| key.split('/').nth(2).is_some_and(is));
+        Bucket::of_objects(objects)
     }
 
-    fn of_files(root: &Path, files: Vec<(PathBuf, Vec<u8>)>) -> Bucket {
+    fn of_objects(objects: Vec<(String, Vec<u8>)>) -> Bucket {
         let mut bucket = Bucket::default();
         let mut folders: BTreeMap<(String, String), Folder> = BTreeMap::new();
-        for (path, body) in files {
-            let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        for (relative, body) in objects {
             let names: Vec<&str> = relative.split('/').collect();
             let ["sessions", harness, id, name] = names[..] else {
                 bucket.litter.push(relative);
@@ -393,11 +392,10 @@ fn compare_readers(stored: &mut Stored) {
 }
 
 /// The names and bytes of all parts of a bucket: what must not change when nothing is new.
-pub(crate) fn parts(root: &Path) -> BTreeMap<String, String> {
-    let is_part =
-        |path: &Path| path.file_name().is_some_and(|n| sequence(&n.to_string_lossy()).is_some());
-    let files = super::home::files_below(root).into_iter().filter(|(path, _)| is_part(path));
-    files.map(|(path, body)| (path.to_string_lossy().into_owned(), hex_digest(&body))).collect()
+pub(crate) fn parts(place: impl Into<Objects>) -> BTreeMap<String, String> {
+    let is_part = |key: &str| key.rsplit('/').next().is_some_and(|name| sequence(name).is_some());
+    let objects = place.into().read("").into_iter().filter(|(key, _)| is_part(key));
+    objects.map(|(key, body)| (key, hex_digest(&body))).collect()
 }
 
 /// Path, size, digest and modification time of every file below a directory, and of the directories.

@@ -22,9 +22,9 @@ fn played(case: impl AsyncFnOnce(&mut Play) -> Result<(), String>) {
         .start_paused(true)
         .build()
         .expect("a runtime without drivers");
-    let world = World::remote(7);
+    let (world, _) = World::remote(Duration::from_secs(1));
     runtime.block_on(async {
-        let mut play = Play { world, process: None, log: Vec::new(), verbose: false };
+        let mut play = Play { world, process: None, second: None, log: Vec::new(), verbose: false };
         case(&mut play).await.unwrap();
     });
 }
@@ -87,7 +87,7 @@ fn t31_orphans_of_a_lost_state_survive_an_intact_restart() {
             .flat_map(|(_, bytes)| bytes)
             .collect();
         assert_eq!(Some(&stored), held.last());
-        oracle::check(&play.world)
+        oracle::check(&play.world, None)
     });
 }
 
@@ -151,7 +151,7 @@ fn t43_a_merged_part_whose_put_fails_is_put_again_and_costs_no_input_before() {
         played(async |play| {
             compact_without_merged_part(play, fault, 3).await?;
             assert_eq!(parts(play).len(), 2, "merged, and what came after: {:?}", parts(play));
-            oracle::check(&play.world)
+            oracle::check(&play.world, None)
         });
     }
 }
@@ -166,6 +166,6 @@ fn a_compaction_whose_merged_part_is_never_taken_leaves_all_inputs_and_the_manif
         play.bury();
         play.run(A_WHILE).await?;
         assert_eq!(parts(play).len(), 4, "{:?}", parts(play));
-        oracle::check(&play.world)
+        oracle::check(&play.world, None)
     });
 }

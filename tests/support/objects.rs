@@ -1,0 +1,69 @@
+//! Where a home's objects are, for the oracle: a directory, or a bucket that is read around the product and its proxy.
+//!
+//! Owns reading; knows neither parts nor manifests.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::home::files_below;
+use super::oracle::snapshot;
+use super::s3::Client;
+
+/// A `<bucket>/<project>`.
+#[derive(Debug, Clone)]
+pub(crate) enum Objects {
+    Directory(PathBuf),
+    Bucket { client: Client, project: String },
+}
+
+impl From<&Objects> for Objects {
+    fn from(objects: &Objects) -> Objects {
+        objects.clone()
+    }
+}
+
+impl From<&PathBuf> for Objects {
+    fn from(path: &PathBuf) -> Objects {
+        Objects::Directory(path.clone())
+    }
+}
+
+impl Objects {
+    /// All objects whose key (relative to the project) begins with `prefix`, with their bytes, by key. One that is deleted
+    /// meanwhile is left out.
+    pub(crate) fn read(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        match self {
+            Objects::Directory(root) => {
+                // Only whole names can be looked up in a directory; the rest of the prefix is compared.
+                let (below, _) = prefix.rsplit_once('/').unwrap_or_default();
+                let files = files_below(&root.join(below)).into_iter();
+                let name =
+                    |path: PathBuf| path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                let objects = files.map(|(path, body)| (name(path), body));
+                objects.filter(|(key, _)| key.starts_with(prefix)).collect()
+            }
+            Objects::Bucket { client, project } => {
+                let whole = format!("{project}/{prefix}");
+                let listed = client.list(&whole).expect("the bucket can be listed");
+                let keys = listed.into_iter().map(|entry| entry.key).collect();
+                let read = client.get_all(keys).expect("the bucket can be read").into_iter();
+                let mut objects: Vec<_> = read
+                    .map(|(key, body)| (key[project.len() + 1..].to_owned(), body.to_vec()))
+                    .collect();
+                objects.sort();
+                objects
+            }
+        }
+    }
+
+    /// What changes when an object is put again, also with the same bytes.
+    pub(crate) fn versions(&self) -> BTreeMap<String, String> {
+        match self {
+            Objects::Directory(root) => snapshot(root, &[]),
+            Objects::Bucket { client, project } => {
+                let listed = client.list(&format!("{project}/")).expect("the bucket can be listed");
+                listed.into_iter().map(|entry| (entry.key, entry.version)).collect()
+            }
+        }
+    }
+}
