@@ -9,6 +9,7 @@ mod adopt_rows;
 mod answer;
 mod capture;
 mod compact;
+mod contents;
 mod databases;
 mod deliver;
 mod find;
