@@ -213,7 +213,11 @@ impl Adopter {
     }
 
     /// Reads what the store has of a generation and puts the outbox's parts behind it.
-    pub(super) async fn held(&self, key: SessionKey, waiting: Vec<Waiting>) -> Result<Held, AdoptError> {
+    pub(super) async fn held(
+        &self,
+        key: SessionKey,
+        waiting: Vec<Waiting>,
+    ) -> Result<Held, AdoptError> {
         let store = &*self.store;
         let manifest = match manifest::read(store, &key).await? {
             Some(manifest) => {

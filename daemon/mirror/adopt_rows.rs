@@ -20,8 +20,8 @@ use crate::ledger::{Ledger, Mark};
 use crate::mirror::manifest::Failure;
 use crate::outbox::Waiting;
 use crate::part::{PartEntry, PartName, SessionKey};
-use crate::source::database::Line;
 use crate::source::CHUNK_BYTES;
+use crate::source::database::Line;
 use crate::state::{PendingPart, Record};
 use crate::store::{ErrorKind, StoreError};
 
@@ -63,7 +63,10 @@ impl Adopter {
                 let (key, record) = &mut records[newest];
                 record.superseded = false;
                 // Killed before the commit: the next adoption writes it again.
-                self.tools.ledgers.replace(&*self.tools.disk, key, &ledger).map_err(AdoptError::Outbox)?;
+                self.tools
+                    .ledgers
+                    .replace(&*self.tools.disk, key, &ledger)
+                    .map_err(AdoptError::Outbox)?;
             }
             None => {
                 let why = "its database was replaced: row ids began again";
@@ -77,9 +80,11 @@ impl Adopter {
     /// Makes a session's ledger anew.
     async fn relearn(&self, key: &SessionKey, record: &Record) -> Result<(), AdoptError> {
         let store = &*self.store;
-        let named = manifest::read(store, key).await?.unwrap_or_else(|| crate::part::Manifest::new(key));
+        let named =
+            manifest::read(store, key).await?.unwrap_or_else(|| crate::part::Manifest::new(key));
         let listed = manifest::list_parts(store, key).await?;
-        let parts = manifest::replay_order(&named, &listed).into_iter().map(|(name, _)| name).collect();
+        let parts =
+            manifest::replay_order(&named, &listed).into_iter().map(|(name, _)| name).collect();
         let mut fold = Fold::new(key, record.source.clone());
         self.fold_parts(&mut fold, key, parts).await?;
         self.fold_waiting(&mut fold, key, &record.pending).await?;
@@ -137,7 +142,8 @@ impl Adopter {
     async fn push(&self, fold: &mut Fold, bytes: Vec<u8>) -> Result<(), AdoptError> {
         let now = bytes.is_empty();
         fold.rest.extend(bytes);
-        let Some(end) = memchr::memrchr(b'\n', &fold.rest).map(|newline| newline + 1).or(now.then_some(0))
+        let Some(end) =
+            memchr::memrchr(b'\n', &fold.rest).map(|newline| newline + 1).or(now.then_some(0))
         else {
             return Ok(());
         };
@@ -161,10 +167,10 @@ impl Adopter {
                         None => {} // Of what cannot be read nothing is known.
                     }
                 }
-                Ok((marks, view.last_id()))
+                Ok((marks, view.last_id(), view.session().rows))
             })
         };
-        (fold.marks, fold.last_given) = self.blocking.run(compared).await?;
+        (fold.marks, fold.last_given, fold.rows) = self.blocking.run(compared).await?;
         Ok(())
     }
 }
@@ -178,21 +184,24 @@ struct Fold {
     marks: BTreeMap<i64, Mark>,
     /// The highest id that the database ever gave.
     last_given: Option<i64>,
+    /// Number of rows that it has of the session.
+    rows: u64,
 }
 
 impl Fold {
     fn new(key: &SessionKey, path: PathBuf) -> Fold {
         let harness = key.harness().to_owned();
-        Fold { harness, path, rest: Vec::new(), marks: BTreeMap::new(), last_given: None }
+        Fold { harness, path, rest: Vec::new(), marks: BTreeMap::new(), last_given: None, rows: 0 }
     }
 
     fn last_id(&self) -> i64 {
         self.marks.last_key_value().map_or(0, |(id, _)| *id)
     }
 
-    /// Whether the database will give ids to new rows that stored rows have.
+    /// Whether the database is another one: it will give ids to new rows that stored rows have, and has none of these.
     fn ids_again(&self) -> bool {
-        self.last_given.is_some_and(|last| self.last_id() > last)
+        let common = self.marks.values().any(|mark| matches!(mark, Mark::Captured(_)));
+        self.rows > 0 && !common && self.last_given.is_some_and(|last| self.last_id() > last)
     }
 }
 
@@ -224,7 +233,7 @@ impl Engine {
             return;
         }
         let live = self.live(key);
-        (live.looking, live.sending) = (true, true);
+        (live.relearning, live.sending) = (true, true);
         let (adopter, key) = (self.adopter(), key.clone());
         self.jobs.push(Box::pin(async move {
             let learned = adopter.relearn(&key, &record).await;
@@ -234,7 +243,7 @@ impl Engine {
 
     pub(super) fn relearned(&mut self, key: &SessionKey, learned: Result<(), AdoptError>) {
         let live = self.live(key);
-        (live.looking, live.sending) = (false, false);
+        (live.relearning, live.sending) = (false, false);
         self.queue_send(key);
         match learned {
             Ok(()) => {

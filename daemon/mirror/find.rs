@@ -196,10 +196,14 @@ impl Finder for RootsFinder {
         match harness.classify(root, path) {
             // Of a plain file and its compressed twin only the scan can tell which one counts.
             Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
-            Some(candidate) if candidate.encoding == Encoding::Rows => match self.sessions(&candidate) {
-                Looked::Sessions(all) => Looked::Sessions(all.into_iter().filter(has_rows).collect()),
-                other => other,
-            },
+            Some(candidate) if candidate.encoding == Encoding::Rows => {
+                match self.sessions(&candidate) {
+                    Looked::Sessions(all) => {
+                        Looked::Sessions(all.into_iter().filter(has_rows).collect())
+                    }
+                    other => other,
+                }
+            }
             Some(candidate) => self.describe(candidate),
             None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
             None => Looked::Nothing,

@@ -328,7 +328,7 @@ impl Engine {
             return None;
         }
         let live = self.live.entry(key.clone()).or_default();
-        if live.looking || live.excluded {
+        if live.looking || live.relearning || live.excluded {
             return None;
         }
         let record = self.state.get(&key).filter(|r| !r.superseded && !r.stopped)?;

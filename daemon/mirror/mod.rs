@@ -192,6 +192,8 @@ struct Live {
     sending: bool,
     /// It waits in the send queue under this rank.
     queued: Option<Reverse<i64>>,
+    /// Its ledger is being learned from the store; it is looked at when that is done.
+    relearning: bool,
     /// Looked at since the start.
     trusted: bool,
     /// Its whole prefix is to be compared at the next look.
