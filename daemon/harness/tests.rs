@@ -357,7 +357,7 @@ fn names_that_are_not_utf_8_give_different_ids() {
 #[test]
 fn every_harness_has_a_name_of_its_own_and_puts_it_on_what_it_finds() {
     let names: Vec<_> = all().iter().map(|harness| harness.name()).collect();
-    assert_eq!(names, ["claude-code", "codex", "openclaw"]);
+    assert_eq!(names, ["claude-code", "codex", "openclaw", "hermes"]);
     for harness in all() {
         for root in harness.roots(&env("/nowhere", &[])) {
             assert_eq!(root.harness, harness.name());

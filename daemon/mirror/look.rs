@@ -165,6 +165,9 @@ impl Engine {
         for file in findings.new {
             self.found_new(file);
         }
+        if findings.unclear {
+            self.scan_again();
+        }
         self.place_all();
         changes.extend(self.vanished(&present));
         let ended: Vec<SessionKey> = changes.iter().filter_map(|c| c.session()).cloned().collect();
@@ -448,9 +451,7 @@ impl Engine {
                 self.scan_at = self.scan_at.min(now);
                 self.note_looked(key);
             }
-            Seen::Failed { error, .. } if self.is_of_database(key, &error) => {
-                self.note_looked(key);
-            }
+            Seen::Failed { error, .. } if self.is_of_database(key, &error) => {}
             Seen::Failed { error, .. } => {
                 let hint = "correct the file's rights; what was captured before is safe";
                 self.session_problem(key, "source_unreadable", &chain(&error), Some(hint));

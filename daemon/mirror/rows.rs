@@ -199,3 +199,6 @@ pub(super) fn told(redactor: &Redactor, session: &SessionRow) -> Told {
     let about = serde_json::from_slice(&redacted).unwrap_or_default();
     Told { cwd: session.cwd.clone(), about }
 }
+
+#[cfg(test)]
+mod tests;
