@@ -19,6 +19,7 @@ mod support;
 mod bad_input;
 mod ctl;
 mod format;
+mod hermes;
 mod hostile;
 mod kill;
 mod live;
