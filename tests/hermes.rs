@@ -256,3 +256,55 @@ fn t55_a_damaged_database_is_shown_and_one_in_its_place_begins_a_new_generation(
     assert_eq!(before.len(), 5);
     drop(daemon);
 }
+
+#[test]
+fn a_session_that_the_reference_tool_began_goes_on_at_its_last_row() {
+    for merged in [false, true] {
+        let home = Home::new();
+        let hermes = Hermes::new(&home, None);
+        hermes.session(SESSION, "/home/you/app");
+        let secret = ["sk-ant-", "api03-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"].concat();
+        ["one", &format!("two {secret} end"), "three"]
+            .iter()
+            .for_each(|t| hermes.say(SESSION, "user", t));
+        let folder = home.bucket().join("sessions/hermes").join(SESSION);
+        std::fs::create_dir_all(&folder).unwrap();
+        let line = |id: i64, text: &str| {
+            format!(
+                "{{\"id\": {id}, \"session_id\": \"{SESSION}\", \"role\": \"user\", \"content\": \"{text}\", \
+                 \"timestamp\": 1767323046.25, \"active\": 1, \"compacted\": 0, \"api_content\": null}}\n"
+            )
+        };
+        // Its rules gave the secret another name.
+        let lines = line(1, "one") + &line(2, "two [REDACTED:anthropic] end");
+        std::fs::write(folder.join("part-00000-0a1b2c3d.jsonl"), &lines).unwrap();
+        let mut entry = json!({"seq": 0, "uuid": "0a1b2c3d", "cursor_range": [0, 2], "source_bytes": 2,
+            "uploaded_bytes": lines.len(), "redactions": {"anthropic": 1}, "uploaded_at": "2026-01-02T03:04:05Z"});
+        if merged {
+            entry.as_object_mut().unwrap().remove("cursor_range");
+            entry["compacted_from"] = json!(2);
+        }
+        let began = json!({"schema_version": 1, "harness": "hermes", "session_id": SESSION, "source_path": null,
+            "cwd": null, "agent_id": "a1", "started_at": "2026-01-02T03:04:05Z",
+            "last_uploaded_at": "2026-01-02T03:04:05Z", "ended_at": null, "total_source_bytes": 2,
+            "total_uploaded_bytes": lines.len(), "redaction_counts": {"anthropic": 1}, "parts": [entry]});
+        std::fs::write(folder.join("meta.json"), began.to_string()).unwrap();
+
+        home.once();
+        let told = manifest(&home, SESSION);
+        let parts = told["parts"].as_array().unwrap();
+        assert_eq!(parts.len(), 2, "one more");
+        let added = line(3, "three");
+        assert_eq!(parts[1]["cursor_range"], json!([2, 2 + added.len()]));
+        let name = format!("part-00001-{}.jsonl", parts[1]["uuid"].as_str().unwrap());
+        assert_eq!(
+            std::fs::read_to_string(folder.join(name)).unwrap(),
+            added,
+            "the third row and no other"
+        );
+        assert_eq!(told["agent_id"], "a1");
+        hermes.run("UPDATE messages SET active = 0 WHERE id = 1");
+        home.once();
+        assert_eq!(manifest(&home, SESSION)["parts"].as_array().unwrap().len(), 3);
+    }
+}

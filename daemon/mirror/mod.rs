@@ -8,6 +8,7 @@ mod adopt;
 mod adopt_rows;
 mod answer;
 mod capture;
+mod clock;
 mod compact;
 mod databases;
 mod deliver;
@@ -39,6 +40,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
 use crate::api::{Phase, Problem};
 use crate::config::Rules;
@@ -80,22 +82,6 @@ const ONCE_STALL: Duration = Duration::from_secs(60);
 
 /// Sends in flight. A local store shares its waits for the disk among them; a remote one has its own limit below.
 const SENDS_MAX: usize = 32;
-
-/// The time of day, for names in manifests; never for order or for waiting.
-pub(crate) trait Clock: Send + Sync + fmt::Debug {
-    /// Now.
-    fn now(&self) -> jiff::Timestamp;
-}
-
-/// The system's clock.
-#[derive(Debug)]
-pub(crate) struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
-    }
-}
 
 /// What the mirror works with.
 #[derive(Debug, Clone)]
