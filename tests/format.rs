@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::hermes::{Hermes, SESSION};
 use crate::support::daemon::{Daemon, ctl_ok};
 use crate::support::home::{Home, age, files_below};
 use crate::support::oracle::Bucket;
@@ -90,6 +91,23 @@ fn a_second_generation_is_written_as_its_golden_files_show() {
 }
 
 #[test]
+fn rows_of_a_database_are_written_as_their_golden_files_show() {
+    let home = Home::new();
+    let hermes = Hermes::new(&home, None);
+    hermes.session(SESSION, CWD);
+    hermes.say(SESSION, "user", "Why does the test fail?");
+    hermes.say(SESSION, "assistant", "\0json:[{\"type\":\"text\",\"text\":\"It has no token.\"}]");
+    home.once();
+    hermes.run("UPDATE messages SET active = 0 WHERE id = 1; DELETE FROM messages WHERE id = 2;");
+    hermes.run("UPDATE sessions SET title = 'The failing test', git_branch = 'main'");
+    home.once();
+    check("rows", &home, &bucket(&home));
+    let ledger = home.state_dir().join(format!("rows/hermes/{SESSION}.ledger"));
+    let ledger = fs::read_to_string(ledger).unwrap();
+    check("ledger", &home, &BTreeMap::from([("ledger.txt".to_owned(), ledger)]));
+}
+
+#[test]
 fn a_journal_is_written_as_its_golden_lines_show() {
     let home = Home::new();
     let mut daemon = Daemon::start(&home, &[]);
@@ -136,7 +154,7 @@ fn the_golden_buckets_keep_every_promise_of_the_format() {
     if blessing() {
         return; // Others are writing them right now.
     }
-    for name in ["two-parts", "compacted", "second-generation"] {
+    for name in ["two-parts", "compacted", "second-generation", "rows"] {
         let bucket = Bucket::read(&golden(name));
         assert!(!bucket.sessions.is_empty(), "{name} has no session");
         assert_eq!(bucket.faults_at_rest(), Vec::<String>::new(), "{name}");

@@ -23,6 +23,7 @@ mod bucket_kill;
 mod bucket_refusals;
 mod ctl;
 mod format;
+mod hermes;
 mod hostile;
 mod kill;
 mod live;

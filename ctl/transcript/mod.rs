@@ -89,6 +89,7 @@ pub(crate) enum Record {
 pub(crate) struct Reader {
     calls: HashMap<String, String>,
     model: Option<String>,
+    rows: rows::Rows,
 }
 
 impl Reader {

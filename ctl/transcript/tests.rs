@@ -132,3 +132,41 @@ fn pictures_and_files_are_named_and_not_printed() {
     );
     assert_eq!(text_of(&json!([{"type": "input_image"}])), "[image]");
 }
+
+#[test]
+fn a_row_that_comes_again_is_told_as_what_happened_to_it() {
+    let mut reader = Reader::default();
+    let mut read = |row: Value| match reader.read(row.to_string().as_bytes()) {
+        Record::Said(entries) => entries
+            .into_iter()
+            .map(|entry| match entry {
+                Entry::Note { text, .. } => format!("({text})"),
+                Entry::Message { text, .. } => text,
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+            .join(" "),
+        Record::Silent => String::new(),
+        Record::Unreadable => panic!("it is JSON"),
+    };
+    let row = |id: i64, text: &str, active: i64, compacted: i64| {
+        json!({"id": id, "session_id": "s", "role": "user", "content": text, "timestamp": 5.5,
+               "active": active, "compacted": compacted, "api_content": null})
+    };
+    let gone = |id: i64| json!({"id": id, "session_id": "s", "deleted": true});
+    assert_eq!(read(row(1, "one", 1, 0)), "one");
+    assert_eq!(read(row(2, "two", 1, 0)), "two");
+    assert_eq!(read(row(3, "three", 1, 0)), "three");
+    assert_eq!(read(row(2, "two", 0, 0)), "(messages were taken back)");
+    assert_eq!(read(row(3, "three", 0, 0)), "", "it is told once");
+    assert_eq!(read(row(2, "two", 1, 0)), "(messages were restored)");
+    let mut backfilled = row(1, "one", 1, 0);
+    backfilled["api_content"] = json!("sent");
+    assert_eq!(read(backfilled), "", "of no interest to a reader");
+    assert_eq!(read(row(1, "uno", 1, 0)), "(a message was changed to) uno");
+    assert_eq!(read(row(1, "uno", 0, 1)), "(messages were compacted away)");
+    assert_eq!(read(row(2, "two", 0, 1)), "");
+    assert_eq!(read(row(4, "summary", 1, 0)), "summary");
+    assert_eq!(read(gone(4)), "(messages were removed)");
+    assert_eq!(read(gone(2)), "");
+}

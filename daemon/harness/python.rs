@@ -50,18 +50,33 @@ fn push_float(out: &mut String, number: f64) {
     if number.is_infinite() {
         return out.push_str(if number > 0.0 { "Infinity" } else { "-Infinity" });
     }
-    let text = format!("{number:e}");
+    // Of two shortest texts that are equally near Python takes the even one, as Rust does where the length is given.
+    let shortest = format!("{number:e}");
+    let digits = shortest.bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
+    let even = format!("{number:.*e}", digits.saturating_sub(1));
+    let text = if even.parse() == Ok(number) { even } else { shortest };
     let (mantissa, exponent) = text.split_once('e').expect("this format has an exponent");
     let exponent: i32 = exponent.parse().expect("it is a small number");
-    if (-4..16).contains(&exponent) {
-        let plain = number.to_string(); // Never with an exponent.
-        out.push_str(&plain);
-        out.push_str(if plain.contains('.') { "" } else { ".0" });
+    if !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        let exponent = exponent.unsigned_abs();
+        write!(out, "{mantissa}e{sign}{exponent:02}").expect("a string takes everything");
         return;
     }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    write!(out, "{mantissa}e{sign}{:02}", exponent.unsigned_abs())
-        .expect("a string takes everything");
+    out.push_str(if mantissa.starts_with('-') { "-" } else { "" });
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    match usize::try_from(exponent) {
+        Ok(whole) => {
+            let (before, after) = digits.split_at(digits.len().min(whole + 1));
+            let zeros = whole + 1 - before.len();
+            let after = if after.is_empty() { "0" } else { after };
+            write!(out, "{before}{:0<zeros$}.{after}", "").expect("a string takes everything");
+        }
+        Err(_) => {
+            let zeros = exponent.unsigned_abs() as usize - 1;
+            write!(out, "0.{:0<zeros$}{digits}", "").expect("a string takes everything");
+        }
+    }
 }
 
 /// As Python's `str` of bytes.

@@ -371,7 +371,7 @@ fn a_directory_is_found_in_later_records_and_not_in_those_of_another_session() {
 #[test]
 fn every_harness_has_a_name_of_its_own_and_puts_it_on_what_it_finds() {
     let names: Vec<_> = all().iter().map(|harness| harness.name()).collect();
-    assert_eq!(names, ["claude-code", "codex", "openclaw"]);
+    assert_eq!(names, ["claude-code", "codex", "openclaw", "hermes"]);
     for harness in all() {
         for root in harness.roots(&env("/nowhere", &[])) {
             assert_eq!(root.harness, harness.name());

@@ -168,10 +168,10 @@ impl Adopter {
                         None => {} // Of what cannot be read nothing is known.
                     }
                 }
-                Ok((marks, view.last_id()))
+                Ok((marks, view.last_id(), view.session().rows))
             })
         };
-        (fold.marks, fold.last_given) = self.blocking.run(compared).await?;
+        (fold.marks, fold.last_given, fold.rows) = self.blocking.run(compared).await?;
         Ok(())
     }
 }
@@ -185,21 +185,24 @@ struct Fold {
     marks: BTreeMap<i64, Mark>,
     /// The highest id that the database ever gave.
     last_given: Option<i64>,
+    /// Number of rows that it has of the session.
+    rows: u64,
 }
 
 impl Fold {
     fn new(key: &SessionKey, path: PathBuf) -> Fold {
         let harness = key.harness().to_owned();
-        Fold { harness, path, rest: Vec::new(), marks: BTreeMap::new(), last_given: None }
+        Fold { harness, path, rest: Vec::new(), marks: BTreeMap::new(), last_given: None, rows: 0 }
     }
 
     fn last_id(&self) -> i64 {
         self.marks.last_key_value().map_or(0, |(id, _)| *id)
     }
 
-    /// Whether the database will give ids to new rows that stored rows have.
+    /// Whether the database is another one: it will give ids to new rows that stored rows have, and has none of these.
     fn ids_again(&self) -> bool {
-        self.last_given.is_some_and(|last| self.last_id() > last)
+        let common = self.marks.values().any(|mark| matches!(mark, Mark::Captured(_)));
+        self.rows > 0 && !common && self.last_given.is_some_and(|last| self.last_id() > last)
     }
 }
 
@@ -231,7 +234,7 @@ impl Engine {
             return;
         }
         let live = self.live(key);
-        (live.looking, live.sending) = (true, true);
+        (live.relearning, live.sending) = (true, true);
         let (adopter, key) = (self.adopter(), key.clone());
         self.jobs.push(Box::pin(async move {
             let learned = adopter.relearn(&key, &record).await;
@@ -241,7 +244,7 @@ impl Engine {
 
     pub(super) fn relearned(&mut self, key: &SessionKey, learned: Result<(), AdoptError>) {
         let live = self.live(key);
-        (live.looking, live.sending) = (false, false);
+        (live.relearning, live.sending) = (false, false);
         self.queue_send(key);
         match learned {
             Ok(()) => {

@@ -43,14 +43,22 @@ impl Engine {
             return false;
         };
         let file = record.source_file().to_owned();
-        if matches!(error, SourceError::Uncopied { .. }) {
-            // It may be only that its writer did not pause.
-            self.dirty_databases.insert(file.clone());
+        if matches!(error, SourceError::Busy(_)) {
+            // Nothing is wrong; whoever waits for this look waits for the next one.
+            self.dirty.insert(key.clone());
             let at = Instant::now() + self.settings.interval;
             self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
+            return true;
         }
         self.source_problem(&file, &chain(error));
+        self.note_looked(key);
         true
+    }
+
+    /// A scan met a database whose writer did not pause: another one, soon, and who waits for a scan waits for that one.
+    pub(super) fn scan_again(&mut self) {
+        self.leave_to_scan();
+        self.scan_at = Instant::now() + self.settings.interval;
     }
 
     /// What is told about a session may be what the rules go by.

@@ -55,7 +55,7 @@ pub(super) enum Step {
     Planned(SessionKey, Result<Plan, Failure>),
     Merged(SessionKey, Result<Compaction, Failure>),
     Published(SessionKey, Result<bool, Failure>),
-    Swapped(SessionKey, Result<Manifest, Failure>),
+    Swapped(SessionKey, Result<Box<Manifest>, Failure>),
     Swept(SessionKey, Result<(), Failure>),
 }
 
@@ -481,7 +481,7 @@ impl Engine {
         self.live(key).sending = true; // Nobody else of this process writes the manifest meanwhile.
         let (store, key) = (self.tools.store.clone(), key.clone());
         self.jobs.push(Box::pin(async move {
-            let swapped = compact::swap(&*store, &key, &compaction).await;
+            let swapped = compact::swap(&*store, &key, &compaction).await.map(Box::new);
             Done::Compaction(Box::new(Step::Swapped(key, swapped)))
         }));
     }

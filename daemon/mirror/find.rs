@@ -52,6 +52,8 @@ pub(crate) struct Findings {
     pub(crate) new: Vec<NewFile>,
     /// Things that look like transcripts and cannot be read: path and what is wrong.
     pub(crate) problems: Vec<(PathBuf, String)>,
+    /// Something could not be looked at just now; nothing is wrong with it.
+    pub(crate) unclear: bool,
     /// The roots and how they are covered.
     pub(crate) roots: Vec<api::Root>,
 }
@@ -132,6 +134,7 @@ impl RootsFinder {
         match self.databases.sessions(candidate.harness, &candidate.path) {
             Ok(rows) => Looked::Sessions(rows.iter().filter_map(session).collect()),
             Err(source::SourceError::Missing(_)) => Looked::Nothing,
+            Err(source::SourceError::Busy(_)) => Looked::Unclear,
             Err(error) => Looked::Unreadable(chain(&error)),
         }
     }
@@ -257,7 +260,8 @@ impl RootsFinder {
                     findings.new.extend(new.into_iter().filter(has_rows));
                 }
                 Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
-                Looked::Session(_) | Looked::Unclear | Looked::Nothing => {}
+                Looked::Unclear => findings.unclear = true,
+                Looked::Session(_) | Looked::Nothing => {}
             }
             return;
         }

@@ -169,6 +169,9 @@ impl Engine {
         for file in findings.new {
             self.found_new(file);
         }
+        if findings.unclear {
+            self.scan_again();
+        }
         self.place_all();
         changes.extend(self.vanished(&present));
         let ended: Vec<SessionKey> = changes.iter().filter_map(|c| c.session()).cloned().collect();
@@ -338,7 +341,7 @@ impl Engine {
             return None;
         }
         let live = self.live.entry(key.clone()).or_default();
-        if live.looking || live.excluded {
+        if live.looking || live.relearning || live.excluded {
             return None;
         }
         let record = self.state.get(&key).filter(|r| !r.superseded && !r.stopped)?;
@@ -461,9 +464,7 @@ impl Engine {
                 self.scan_at = self.scan_at.min(now);
                 self.note_looked(key);
             }
-            Seen::Failed { error, .. } if self.is_of_database(key, &error) => {
-                self.note_looked(key);
-            }
+            Seen::Failed { error, .. } if self.is_of_database(key, &error) => {}
             Seen::Failed { error, .. } => {
                 let hint = "correct the file's rights; what was captured before is safe";
                 self.session_problem(key, "source_unreadable", &chain(&error), Some(hint));

@@ -8,6 +8,7 @@ mod adopt;
 mod adopt_rows;
 mod answer;
 mod capture;
+mod clock;
 mod compact;
 mod contents;
 mod databases;
@@ -42,6 +43,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
 use crate::api::{Phase, Problem};
 use crate::config::Rules;
@@ -87,22 +89,6 @@ const SENDS_MAX: usize = 32;
 /// Sends in flight to a remote store: enough to drain thousands of manifests in time, few enough for stores that shed load
 /// from a dozen requests on.
 const SENDS_MAX_REMOTE: usize = 12;
-
-/// The time of day, for names in manifests; never for order or for waiting.
-pub(crate) trait Clock: Send + Sync + fmt::Debug {
-    /// Now.
-    fn now(&self) -> jiff::Timestamp;
-}
-
-/// The system's clock.
-#[derive(Debug)]
-pub(crate) struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
-    }
-}
 
 /// What the mirror works with.
 #[derive(Debug, Clone)]
@@ -197,6 +183,8 @@ struct Live {
     sending: bool,
     /// It waits in the send queue under this rank.
     queued: Option<Reverse<i64>>,
+    /// Its ledger is being learned from the store; it is looked at when that is done.
+    relearning: bool,
     /// Looked at since the start.
     trusted: bool,
     /// Its whole prefix is to be compared at the next look.

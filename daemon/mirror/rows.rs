@@ -13,7 +13,7 @@ use super::capture::{BATCH_BYTES_MAX, Care, Look, Seen, Told, Tools, Written, wr
 use crate::ledger::{Ledger, Mark};
 use crate::redact::{Counts, Redactor};
 use crate::source::database::{About, SessionRow, Tables, View};
-use crate::source::{CHUNK_BYTES, Chunk, Cursor, Fingerprint, Rewrite, Stat};
+use crate::source::{CHUNK_BYTES, Chunk, Cursor, Fingerprint, Rewrite, SourceError, Stat};
 use crate::state::PendingPart;
 
 /// An `Err` is a failure to write the outbox or the ledger; failures to read are part of what was seen.
@@ -40,8 +40,10 @@ fn compare(
     let Some(ledger) = tools.ledgers.read(&*tools.disk, &look.key, offset)? else {
         return Ok(Seen::Unledgered);
     };
-    if view.last_id().is_some_and(|last| ledger.last_id().is_some_and(|id| id > last)) {
-        return Ok(Seen::Rewritten { stat: view.stat(), why: Rewrite::IdsAgain });
+    match is_another(&ledger, view) {
+        Ok(true) => return Ok(Seen::Rewritten { stat: view.stat(), why: Rewrite::IdsAgain }),
+        Ok(false) => {}
+        Err(error) => return Ok(Seen::Failed { parts: Vec::new(), error }),
     }
     let Some(tables) = tools.databases.tables(look.key.harness()).cloned() else {
         return Ok(Seen::Unledgered); // It was looked at by them just now.
@@ -78,6 +80,22 @@ fn compare(
     Ok(Seen::Read { parts, cursor, unfinished_bytes: 0, told })
 }
 
+/// Whether the rows are those of another database: it will give ids that captured rows have, and has none of these rows. One
+/// that merely lost its newest rows (an older backup, a commit that its dying writer had not announced) goes on: the last
+/// line of an id wins.
+fn is_another(ledger: &Ledger, view: &mut View<'_>) -> Result<bool, SourceError> {
+    let again = |last| ledger.last_id().is_some_and(|id| id > last);
+    if !view.last_id().is_some_and(again) || view.session().rows == 0 {
+        return Ok(false);
+    }
+    let mut common = false;
+    view.rows(&mut |id, digest, _| {
+        common = ledger.marks.get(&id) == Some(&Mark::Captured(digest));
+        if common { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(!common)
+}
+
 /// Goes through the rows and what is known of them, both in order of id.
 fn walk(
     tables: &dyn Tables,
@@ -85,7 +103,7 @@ fn walk(
     known: std::collections::BTreeMap<i64, Mark>,
     view: &mut View<'_>,
     log: &mut Log<'_>,
-) -> Result<(), crate::source::SourceError> {
+) -> Result<(), SourceError> {
     let mut known = known.into_iter().filter(|(_, mark)| *mark != Mark::Gone).peekable();
     let mut full = false;
     view.rows(&mut |id, digest, line| {
@@ -181,3 +199,6 @@ pub(super) fn told(redactor: &Redactor, session: &SessionRow) -> Told {
     let about = serde_json::from_slice(&redacted).unwrap_or_default();
     Told { cwd: session.cwd.clone(), about }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,6 +112,9 @@ pub(crate) enum SourceError {
         /// What it is instead.
         what: &'static str,
     },
+    /// A database whose writer does not pause: to be asked again.
+    #[error("{0} is written to without a pause")]
+    Busy(String),
     /// A database of which no private copy can be made now.
     #[error("{path} cannot be copied: {what}")]
     Uncopied {

@@ -86,7 +86,7 @@ fn beside(files: &dyn Files, path: &Path, suffix: &str) -> Result<Option<Stat>, 
 }
 
 /// The name of a file that SQLite keeps beside a database.
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -153,7 +153,7 @@ impl Copy {
                 return Ok(evidence);
             }
         }
-        Err(SourceError::uncopied(path, "it is written to without a pause"))
+        Err(SourceError::Busy(path.display().to_string()))
     }
 
     /// One reading; `None` when the database moved meanwhile.
