@@ -91,8 +91,31 @@ pub struct Status {
     pub pending: Pending,
     /// When something was last stored, RFC 3339; `None` before the first.
     pub last_stored_at: Option<String>,
+    /// What is known of a store that is not on this machine; absent for one that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
     /// What is wrong now; empty when all is well.
     pub problems: Vec<Problem>,
+}
+
+/// What is known of a remote store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remote {
+    /// What it does with a condition on a put: `honoured`, `ignored`, `unsupported`, or `unknown` as long as it was not tried.
+    /// Nothing depends on it; where it is honoured, two writers of one session notice each other a step earlier.
+    pub conditions: String,
+    /// Whether it lets us delete; `None` before the first compaction. Without, compaction is off.
+    pub deletes: Option<bool>,
+    /// Puts since the start, each try for itself.
+    pub puts: u64,
+    /// Gets and questions for a size since the start.
+    pub gets: u64,
+    /// Listings since the start.
+    pub lists: u64,
+    /// Deletes since the start.
+    pub deletions: u64,
+    /// How many of all these failed.
+    pub failures: u64,
 }
 
 /// Phase of the daemon's life.

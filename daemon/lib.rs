@@ -40,7 +40,7 @@ use self::remote::Place;
 use self::shutdown::Signals;
 use self::source::OsFiles;
 use self::state::Owner;
-use self::store::{FsStore, Retry, Store};
+use self::store::{Counted, FsStore, Retry, Store, Tally};
 use self::watch::{Hints, Watcher};
 
 /// What `tracecraftd` was started for.
@@ -83,7 +83,8 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         Err(error) => return Err(error.into()),
     };
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-    let (store, state_dir) = open_store(&config, &disk).await?;
+    let tally = Arc::new(Tally::default());
+    let (store, state_dir) = open_store(&config, &disk, &tally).await?;
     let hints = Arc::new(Hints::default());
     let files = Arc::new(OsFiles);
     let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
@@ -91,6 +92,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
     let finder = RootsFinder::new(files.clone(), harness::all(), roots.clone(), watcher);
     let tools = Tools {
         store,
+        tally,
         disk,
         files,
         finder: Arc::new(finder),
@@ -198,11 +200,13 @@ fn roots(config: &Config) -> Vec<Root> {
 async fn open_store(
     config: &Config,
     disk: &Arc<dyn Disk>,
+    tally: &Arc<Tally>,
 ) -> Result<(Arc<dyn Store>, PathBuf), RunError> {
     let state_dir = |identity: &str| state_dir_of(&**disk, &config.state_dir.value, identity);
     if let Some(place) = Place::of(config)? {
         let store = remote::open(config, &place, disk, Blocking::Pool)?;
         let state_dir = state_dir(store.identity());
+        let store = Counted::new(store, tally.clone());
         let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
         return Ok((Arc::new(store), state_dir));
     }
@@ -219,6 +223,7 @@ async fn open_store(
     if let Err(e) = store.sweep(SystemTime::now()).await {
         warn!(error = %mirror::chain(&e), "cannot sweep old temporary files from the store");
     }
+    let store = Counted::new(store, tally.clone());
     let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::new());
     Ok((Arc::new(store), state_dir))
 }

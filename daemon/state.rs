@@ -59,6 +59,9 @@ pub(crate) struct Record {
     /// What the manifest says in sum.
     #[serde(default)]
     pub(crate) totals: Totals,
+    /// Bytes of this writer's parts before the pending ones. The manifest may name another writer's parts beside them.
+    #[serde(default)]
+    pub(crate) named_bytes: u64,
     /// When the session ended, RFC 3339; cleared when it is written to again.
     #[serde(default)]
     pub(crate) ended_at: Option<String>,
@@ -284,7 +287,10 @@ impl State {
             Change::Named { key, next_seq, unsure_from, totals, due } => {
                 if let Some(record) = self.sessions.get_mut(&key) {
                     let sure = unsure_from.unwrap_or(next_seq).min(next_seq);
-                    record.pending.retain(|p| p.stored_at.is_none() || p.seq >= sure);
+                    let waits = |p: &PendingPart| p.stored_at.is_none() || p.seq >= sure;
+                    let done = record.pending.iter().filter(|p| !waits(p));
+                    record.named_bytes += done.map(|p| p.bytes).sum::<u64>();
+                    record.pending.retain(waits);
                     for part in record.pending.iter_mut().filter(|p| p.stored_at.is_some()) {
                         part.named |= part.seq < next_seq;
                     }

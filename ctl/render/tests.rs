@@ -70,6 +70,7 @@ fn status() -> Status {
         stored_bytes: 124_151_234,
         pending: Pending::default(),
         last_stored_at: Some("2026-07-02T09:59:56Z".into()),
+        remote: None,
         problems: vec![],
     }
 }

@@ -64,6 +64,7 @@ fn status() -> Status {
         stored_bytes: 0,
         pending: Pending::default(),
         last_stored_at: None,
+        remote: None,
         problems: vec![],
     }
 }

@@ -194,6 +194,7 @@ impl Adopter {
             next_seq: 0,
             pending: Vec::new(),
             totals: Default::default(),
+            named_bytes: 0,
             ended_at: None,
             superseded: false,
             reason: Some(reason.to_owned()),
@@ -220,6 +221,7 @@ impl Adopter {
             next_seq: held.next_seq,
             pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
+            named_bytes: manifest.bytes(),
             ended_at: manifest.ended_at.clone(),
             archived: file.archived(),
             gone: false,
@@ -235,18 +237,28 @@ impl Adopter {
     /// Reads what the store has of a generation and puts the outbox's parts behind it.
     async fn held(&self, key: SessionKey, waiting: Vec<Waiting>) -> Result<Held, AdoptError> {
         let store = &*self.store;
-        let manifest = match manifest::read(store, &key).await? {
+        let mut manifest = match manifest::read(store, &key).await? {
             Some(manifest) => {
                 store.persist(&key.manifest_key()).await?;
                 manifest
             }
             None => Manifest::new(&key),
         };
+        self.learn_digests(&key, &mut manifest).await?;
         let listed = manifest::list_parts(store, &key).await?;
         let order = manifest::replay_order(&manifest, &listed);
         let mut unnamed = Vec::new();
+        let mut end = manifest.end();
         for (name, size) in order.iter().skip(manifest.chain().len()) {
-            unnamed.push(self.unnamed_entry(&key, name, *size).await?);
+            let entry = self.unnamed_entry(&key, name, *size).await?;
+            // What begins elsewhere is another writer's, which has yet to notice that it came second.
+            let follows =
+                entry.cursor_range.is_none_or(|[start, _]| end.is_none_or(|e| e == start));
+            if !follows {
+                break;
+            }
+            end = entry.cursor_range.map(|[_, end]| end);
+            unnamed.push(entry);
         }
         self.sweep_leftovers(&key, &manifest, &listed).await?;
         let outbox = &self.tools.outbox;
@@ -260,8 +272,44 @@ impl Adopter {
             unnamed,
             waiting: Vec::new(),
         };
+        let waiting = self.unmerged(&held, waiting).await?;
         self.take_waiting(&mut held, waiting)?;
         Ok(held)
+    }
+
+    /// What waits in the outbox, without what the reference tool has merged since it was stored: its merged parts tell neither
+    /// range nor number, so that nothing else would show that it is there already.
+    async fn unmerged(
+        &self,
+        held: &Held,
+        waiting: Vec<Waiting>,
+    ) -> Result<Vec<Waiting>, AdoptError> {
+        let manifest = &held.manifest;
+        if !manifest.parts.iter().any(|p| p.compacted_from.is_some() && p.cursor_range.is_none()) {
+            return Ok(waiting);
+        }
+        let mut rest = Vec::new();
+        for one in waiting {
+            let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
+            if !manifest::is_merged(&*self.store, &held.key, manifest, &bytes).await? {
+                rest.push(one);
+            }
+        }
+        Ok(rest)
+    }
+
+    /// What the reference tool merged has no digest and no range: by its size alone it could be taken for something else.
+    async fn learn_digests(
+        &self,
+        key: &SessionKey,
+        manifest: &mut Manifest,
+    ) -> Result<(), AdoptError> {
+        let merged = manifest.parts.iter_mut().filter(|part| part.compacted_from.is_some());
+        for part in merged.filter(|part| part.sha256.is_none()) {
+            let read = self.unnamed_entry(key, &part.name(), part.uploaded_bytes).await?;
+            part.sha256 = read.sha256;
+        }
+        Ok(())
     }
 
     /// An object that no manifest names yet. Its note tells its range, if the store keeps notes; else the walk along the source
@@ -306,7 +354,7 @@ impl Adopter {
         })
     }
 
-    /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and covered by what is named.
+    /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
     async fn sweep_leftovers(
         &self,
         key: &SessionKey,
@@ -320,10 +368,17 @@ impl Adopter {
         if !covered {
             return Ok(());
         }
-        for (name, _) in listed {
+        for (name, size) in listed {
             let named = manifest.parts.iter().any(|part| part.name() == *name);
-            if name.seq < manifest.next_seq && !named {
-                self.store.delete(&key.part_key(name)).await?;
+            if name.seq >= manifest.next_seq || named {
+                continue;
+            }
+            // Another writer may have given the same number, and not yet noticed that it came second.
+            let store = &*self.store;
+            if let Some(bytes) = manifest::part_bytes(store, key, name, *size).await?
+                && manifest::is_merged(store, key, manifest, &bytes).await?
+            {
+                store.delete(&key.part_key(name)).await?;
             }
         }
         Ok(())

@@ -16,6 +16,7 @@ use crate::api::{
 };
 use crate::part::{SessionKey, printable};
 use crate::state::{Change, Record};
+use crate::store::Conditions;
 
 impl Engine {
     pub(super) fn command(&mut self, command: Command) {
@@ -220,7 +221,27 @@ impl Engine {
             stored_bytes,
             pending,
             last_stored_at: self.last_stored_at.clone(),
+            remote: (!self.tools.store.is_local()).then(|| self.remote()),
             problems,
+        }
+    }
+
+    fn remote(&self) -> api::Remote {
+        let conditions = match self.tools.store.conditions() {
+            Conditions::Unknown => "unknown",
+            Conditions::Honoured => "honoured",
+            Conditions::Ignored => "ignored",
+            Conditions::Unsupported => "unsupported",
+        };
+        let asked = self.tools.tally.requests();
+        api::Remote {
+            conditions: conditions.to_owned(),
+            deletes: self.deletes,
+            puts: asked.puts,
+            gets: asked.gets,
+            lists: asked.lists,
+            deletions: asked.deletes,
+            failures: asked.failures,
         }
     }
 

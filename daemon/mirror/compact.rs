@@ -25,7 +25,7 @@ const SWAPS_MAX: u32 = 8;
 
 /// Where conditions mean nothing, a write of another writer may replace a manifest this long after it was put: it had read the
 /// one before, and its put was asked again for as long as one operation may be.
-const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(15);
+pub(super) const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 256 * 1024;

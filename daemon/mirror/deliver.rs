@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
+use super::compact::OVERWRITTEN_WITHIN;
 use super::compact::{self, Plan};
 use super::manifest::{Failure, Header};
-use super::retreat::bytes_before;
-use super::send::{SEND_PARTS_MAX, Send, Sent, send};
+use super::send::{Named, SEND_PARTS_MAX, Send, Sent, send};
 use super::{
     Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY,
     STORE_RETRY, chain, manifest,
@@ -93,13 +93,16 @@ impl Engine {
         }
         let live = self.live.get(key);
         let since = |at: Option<Instant>, wait| at.is_some_and(|at| Instant::now() >= at + wait);
-        if unsure && since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY) {
+        let merging = self.compactions.get(key).is_some_and(|run| run.stage == Stage::Naming);
+        let sure = !manifest::may_be_overwritten(&*self.tools.store);
+        if unsure && (merging && sure || since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY))
+        {
             return true;
         }
         unnamed
             && (self.tools.store.is_local()
                 || !self.waiters.is_empty()
-                || self.compactions.get(key).is_some_and(|run| run.stage == Stage::Naming)
+                || merging
                 || self.settings.once
                 || self.phase == Phase::Stopping
                 || since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY)
@@ -161,7 +164,7 @@ impl Engine {
             self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
         let rules = self.settings.redactor.rules_version();
         let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        let before = bytes_before(record);
+        let before = record.named_bytes;
         let key = key.clone();
         let any = !parts.is_empty() || header.is_some();
         any.then_some(Send { key, parts, unnamed, before, header })
@@ -178,7 +181,7 @@ impl Engine {
         if let Some(named) = &sent.named {
             // The record may have changed while the manifest was on its way.
             let due = self.state.get(key).is_some_and(|record| !named.header.is_of(record));
-            let (next_seq, unsure_from) = (named.next_seq, named.unsure_from);
+            let (next_seq, unsure_from) = (named.next_seq, self.unsure_from(key, named));
             let (key, totals) = (key.clone(), named.totals.clone());
             changes.push(Change::Named { key, next_seq, unsure_from, totals, due });
         }
@@ -219,6 +222,22 @@ impl Engine {
             self.outbox.tidy(&*self.tools.disk, key);
         }
         self.queue_send(key);
+    }
+
+    /// The first part whose name may still get lost. A write that another writer began before ours may replace it: the reference
+    /// tool asks for no condition anywhere, and where conditions mean nothing nor does another recorder. So a name is
+    /// trusted when it is read, and read no sooner than such a write can take.
+    fn unsure_from(&mut self, key: &SessionKey, named: &Named) -> Option<u32> {
+        if self.tools.store.is_local() {
+            return None;
+        }
+        let now = Instant::now();
+        let soon = manifest::may_be_overwritten(&*self.tools.store)
+            && self.live(key).named_at.is_some_and(|at| now < at + OVERWRITTEN_WITHIN);
+        if named.added_from.is_some() {
+            self.live(key).named_at = Some(now);
+        }
+        if soon { named.first } else { named.added_from }
     }
 
     fn note_unnamed(&mut self, key: &SessionKey) {
@@ -323,10 +342,13 @@ impl Engine {
         self.queue_send(&key);
     }
 
-    /// Plans a compaction when everything that is stored is named, or cannot be.
+    /// Plans a compaction when everything that is stored is named, or cannot be. Where names may still get lost, the newest
+    /// parts stay as they are.
     fn start_plan(&mut self, key: SessionKey) {
         let held = self.live.get(&key).is_some_and(|live| live.held_until.is_some());
-        let unnamed = |r: &Record| r.pending.iter().any(PendingPart::is_unnamed);
+        let sure = !manifest::may_be_overwritten(&*self.tools.store);
+        let waits = |p: &PendingPart| if sure { p.stored_at.is_some() } else { p.is_unnamed() };
+        let unnamed = |r: &Record| r.pending.iter().any(waits);
         if !held && (self.live(&key).sending || self.state.get(&key).is_some_and(unnamed)) {
             self.queue_send(&key);
             return;

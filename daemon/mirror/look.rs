@@ -520,6 +520,7 @@ impl Engine {
             next_seq: 0,
             pending: Vec::new(),
             totals: Default::default(),
+            named_bytes: 0,
             started_at: self.now_text(),
             ended_at: None,
             gone: false,

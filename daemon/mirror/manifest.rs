@@ -28,6 +28,9 @@ const OVERTAKEN_WAIT: Duration = Duration::from_millis(200);
 /// Bytes read at a time where a merged part is compared with what it should hold.
 const COMPARE_BYTES: usize = 64 * 1024;
 
+/// Largest part that is looked for in merged ones, bytes: one chunk, some records longer. A larger leftover stays.
+const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Name and version of this program, as the manifest's `writer`.
 const WRITER: &str = concat!("tracecraftd/", env!("CARGO_PKG_VERSION"));
 
@@ -345,6 +348,50 @@ impl<'a> Contents<'a> {
     }
 }
 
+/// Whether merged parts hold these bytes: then they are safe there, and a second copy of them is one too many.
+pub(crate) async fn is_merged(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    bytes: &[u8],
+) -> Result<bool, Failure> {
+    let mut merged = manifest.clone();
+    merged.parts.retain(|part| part.compacted_from.is_some());
+    let mut contents = Contents::new(store, key, &merged, 0);
+    let finder = memchr::memmem::Finder::new(bytes);
+    let mut window: Vec<u8> = Vec::new();
+    loop {
+        let piece = contents.next(COMPARE_BYTES as u64).await?;
+        if piece.is_empty() {
+            return Ok(false);
+        }
+        window.extend_from_slice(piece);
+        if finder.find(&window).is_some() {
+            return Ok(true);
+        }
+        let keep = window.len().min(bytes.len().saturating_sub(1));
+        window.drain(..window.len() - keep);
+    }
+}
+
+/// The whole of a part, unless it is larger than is worth being held in memory.
+pub(crate) async fn part_bytes(
+    store: &dyn Store,
+    key: &SessionKey,
+    name: &PartName,
+    size: u64,
+) -> Result<Option<Vec<u8>>, Failure> {
+    if size > COMPARED_BYTES_MAX {
+        return Ok(None);
+    }
+    let object = key.part_key(name);
+    let mut bytes = Vec::new();
+    let limited = store.get(&object).await?.reader.take(COMPARED_BYTES_MAX);
+    tokio::pin!(limited);
+    limited.read_to_end(&mut bytes).await.map_err(|e| unreadable(&object, e))?;
+    Ok(Some(bytes))
+}
+
 fn unreadable(name: &str, error: std::io::Error) -> StoreError {
     StoreError::new(ErrorKind::Unavailable, "get", name, error)
 }
@@ -411,6 +458,28 @@ pub(crate) fn replay_order(
         next += 1;
     }
     order
+}
+
+/// As [`replay_order`], but for what begins elsewhere than where the one before it ends, as far as notes tell: that is another
+/// writer's.
+pub(crate) async fn read_order(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    listed: &[(PartName, u64)],
+) -> Result<Vec<(PartName, u64)>, StoreError> {
+    let mut order = replay_order(manifest, listed);
+    let mut end = manifest.end();
+    for at in manifest.parts.len()..order.len() {
+        let object = store.get(&key.part_key(&order[at].0)).await?;
+        let range = range_of(object.note.as_deref());
+        if range.is_some_and(|[start, _]| end.is_some_and(|end| end != start)) {
+            order.truncate(at);
+            break;
+        }
+        end = range.map(|[_, end]| end);
+    }
+    Ok(order)
 }
 
 /// The note of a part: its range, so that a reader of the objects alone knows it.

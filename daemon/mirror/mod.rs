@@ -45,8 +45,8 @@ use crate::outbox::{Outbox, Waiting};
 use crate::part::SessionKey;
 use crate::redact::Redactor;
 use crate::source::{Files, Stat};
-use crate::state::{Change, Found, Record, StateFile};
-use crate::store::Store;
+use crate::state::{Change, Found, PendingPart, Record, StateFile};
+use crate::store::{Conditions, Store, Tally};
 use crate::watch::Hints;
 use handle::Command;
 
@@ -101,6 +101,8 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
     pub(crate) store: Arc<dyn Store>,
+    /// What the store was asked.
+    pub(crate) tally: Arc<Tally>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) files: Arc<dyn Files>,
     pub(crate) finder: Arc<dyn Finder>,
@@ -200,6 +202,8 @@ struct Live {
     captured_at: Option<Instant>,
     /// Since when stored parts wait to be named, or to be seen named.
     unnamed_since: Option<Instant>,
+    /// When a manifest that names new parts was last put.
+    named_at: Option<Instant>,
     /// Since when objects of it wait to be known for nobody else's.
     leaving_since: Option<Instant>,
     /// Nothing is sent before this: its manifest could not be used.
@@ -407,8 +411,12 @@ impl Engine {
         let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();
-        live.unnamed_since =
-            record.pending.iter().any(|p| p.stored_at.is_some()).then(Instant::now);
+        // Where a write of ours cannot have been lost to another recorder, what was named is looked at when there is more to
+        // name: a start with an intact state asks the store for nothing.
+        let sure = self.tools.store.conditions() == Conditions::Honoured;
+        let waits = |p: &PendingPart| if sure { p.is_unnamed() } else { p.stored_at.is_some() };
+        live.unnamed_since = record.pending.iter().any(waits).then(Instant::now);
+        live.named_at = record.pending.iter().any(|p| p.named).then(Instant::now);
         live.excluded = is_excluded(&self.settings, key, record);
         self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || (record.archived && !record.gone) {

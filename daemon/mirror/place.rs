@@ -335,6 +335,7 @@ impl Engine {
             next_seq: 0,
             pending: Vec::new(),
             totals: Totals::default(),
+            named_bytes: 0,
             ended_at: None,
             archived: file.archived(),
             gone: false,

@@ -100,7 +100,7 @@ async fn pass(
 async fn order(store: &dyn Store, key: &SessionKey) -> Result<Vec<(PartName, u64)>, Failure> {
     let manifest = manifest::read(store, key).await?.unwrap_or_else(|| Manifest::new(key));
     let listed = manifest::list_parts(store, key).await?;
-    Ok(manifest::replay_order(&manifest, &listed))
+    Ok(manifest::read_order(store, key, &manifest, &listed).await?)
 }
 
 /// The position where the last `lines` lines begin, found from the end so that a long session costs little.

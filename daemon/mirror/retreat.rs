@@ -65,7 +65,7 @@ impl Engine {
             key: key.clone(),
             newest: self.newest_number(key),
             own: record.pending.clone(),
-            before: bytes_before(record),
+            before: record.named_bytes,
             redactions: record.totals.redactions.clone(),
         };
         self.live(key).sending = true;
@@ -103,6 +103,7 @@ impl Engine {
             next_seq: below,
             pending: parts,
             totals: Default::default(),
+            named_bytes: 0,
             reason: Some(why.clone()),
             manifest_due: false,
             compaction: None,
@@ -239,12 +240,6 @@ fn change((key, record): (SessionKey, Record)) -> Change {
     Change::Session { key, record: Box::new(record) }
 }
 
-/// Bytes that a manifest names before a record's pending parts.
-pub(super) fn bytes_before(record: &Record) -> u64 {
-    let unsure = record.pending.iter().filter(|part| part.named).map(|part| part.bytes).sum();
-    record.totals.bytes.saturating_sub(unsure)
-}
-
 impl Job {
     async fn run(self) -> Result<Moved, Failure> {
         let store = &*self.tools.store;
@@ -260,7 +255,7 @@ impl Job {
             if !self.copy(&next, own, parts.len(), &mut parts).await? {
                 // Somebody merged it away, so its bytes are safe there: what follows begins behind it.
                 parts.clear();
-                continue;
+                continue; // Nothing of it is left behind, either.
             }
             let named = manifest.parts.iter().any(|part| part.name() == own.name());
             // Also one that is not known to be stored: its put may have lost its answer.

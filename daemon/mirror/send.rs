@@ -47,8 +47,10 @@ pub(crate) struct Sent {
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) next_seq: u32,
-    /// The first part whose name the store may still lose.
-    pub(crate) unsure_from: Option<u32>,
+    /// The first part that was named just now, if any was: it was not seen in a manifest yet.
+    pub(crate) added_from: Option<u32>,
+    /// The first of all parts that were to be named.
+    pub(crate) first: Option<u32>,
     pub(crate) totals: Totals,
     /// The header that it got.
     pub(crate) header: Header,
@@ -85,10 +87,10 @@ pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
         match manifest::name_parts(&*store, &sent.key, Some(&header), before, &unnamed).await {
             Ok(manifest::Named { manifest, found_below }) => {
                 let next_seq = manifest.next_seq;
-                let unsure = manifest::may_be_overwritten(&*store) && found_below < next_seq;
+                let added_from = (found_below < next_seq).then_some(found_below);
+                let first = unnamed.first().map(|part| part.seq);
                 let totals = manifest::totals(&manifest);
-                let unsure_from = unsure.then_some(found_below);
-                sent.named = Some(Named { next_seq, unsure_from, totals, header });
+                sent.named = Some(Named { next_seq, added_from, first, totals, header });
             }
             Err(error) => sent.error = sent.error.or(Some(error)),
         }

@@ -76,6 +76,9 @@ pub(crate) type Hook = Box<dyn FnMut(&Op) -> StoreFault + Send>;
 #[derive(Clone)]
 pub(crate) struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
+    hook: Arc<Mutex<Option<Hook>>>,
+    /// How long a request may take to arrive: up to some hundred milliseconds, now and then seconds.
+    latency: Option<Arc<Mutex<fastrand::Rng>>>,
     disk: Arc<dyn Disk>,
     is_local: bool,
     renames: bool,
@@ -87,7 +90,6 @@ struct Inner {
     objects: BTreeMap<String, Kept>,
     history: BTreeMap<String, Vec<Bytes>>,
     counts: BTreeMap<OpKind, u64>,
-    hook: Option<Hook>,
     /// So far; the number of a put is the version of what it put.
     puts: u64,
 }
@@ -110,6 +112,8 @@ impl MemoryStore {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> MemoryStore {
         MemoryStore {
             inner: Arc::default(),
+            hook: Arc::default(),
+            latency: None,
             disk,
             is_local: false,
             renames: false,
@@ -132,14 +136,34 @@ impl MemoryStore {
         MemoryStore { conditions, ..self }
     }
 
-    /// Asks `hook` before each request from now on.
+    /// The same store as another machine sees it: files to put are read from its disk, faults are its own.
+    pub(crate) fn on(&self, disk: Arc<dyn Disk>) -> MemoryStore {
+        MemoryStore { hook: Arc::default(), disk, ..self.clone() }
+    }
+
+    /// Requests take time to arrive, so that those of two writers meet.
+    pub(crate) fn with_latency(self, rng: fastrand::Rng) -> MemoryStore {
+        MemoryStore { latency: Some(Arc::new(Mutex::new(rng))), ..self }
+    }
+
+    /// Asks `hook` before each request through this handle from now on.
     pub(crate) fn set_hook(&self, hook: Hook) {
-        self.lock().hook = Some(hook);
+        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(hook);
+    }
+
+    /// Removes an object behind the recorder's back; it is not counted.
+    pub(crate) fn remove(&self, key: &str) {
+        self.lock().objects.remove(key);
     }
 
     /// All objects now.
     pub(crate) fn objects(&self) -> BTreeMap<String, Bytes> {
         self.lock().objects.iter().map(|(key, kept)| (key.clone(), kept.bytes.clone())).collect()
+    }
+
+    /// The note of an object.
+    pub(crate) fn note(&self, key: &str) -> Option<String> {
+        self.lock().objects.get(key)?.note.clone()
     }
 
     /// Every different content that a key ever had, oldest first.
@@ -172,14 +196,22 @@ impl MemoryStore {
     }
 
     fn ask_hook(&self, op: &Op) -> StoreFault {
-        let mut inner = self.lock();
-        *inner.counts.entry(op.kind).or_default() += 1;
-        let Some(mut hook) = inner.hook.take() else { return StoreFault::None };
-        // The hook may look at the store.
-        drop(inner);
+        *self.lock().counts.entry(op.kind).or_default() += 1;
+        // Taken out while it is asked: it may look at the store.
+        let hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut hook) = hook else { return StoreFault::None };
         let fault = hook(op);
-        self.lock().hook.get_or_insert(hook);
+        self.hook.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(hook);
         fault
+    }
+
+    async fn travel(&self) {
+        let Some(rng) = &self.latency else { return };
+        let millis = {
+            let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
+            if rng.u8(..50) == 0 { rng.u64(..8_000) } else { rng.u64(1..200) }
+        };
+        tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
     }
 
     /// Serves a request with the fault that the hook chose for it.
@@ -191,7 +223,9 @@ impl MemoryStore {
     ) -> Result<T, StoreError> {
         let failed =
             |kind_of: ErrorKind| StoreError::new(kind_of, kind.name(), key, "a fault of the test");
-        match self.ask_hook(&Op { kind, key: key.to_owned() }) {
+        let fault = self.ask_hook(&Op { kind, key: key.to_owned() });
+        self.travel().await;
+        match fault {
             StoreFault::None => effect(&mut self.lock()),
             StoreFault::FailBefore(kind) => Err(failed(kind)),
             StoreFault::FailAfter(kind) => effect(&mut self.lock()).and(Err(failed(kind))),

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
+mod counted;
 mod fs;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -18,6 +19,7 @@ mod s3;
 #[cfg(test)]
 mod suite;
 
+pub(crate) use counted::{Counted, Tally};
 pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
 pub(crate) use s3::{S3Settings, S3Store, Signer, Transport, credentials, is_loopback};

@@ -5,6 +5,8 @@
 //! what happened in it.
 
 mod oracle;
+mod others;
+mod requests;
 mod world;
 
 use std::future::Future;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use self::others::{Others, Second, reference_acts};
 use self::world::{STATE, World};
 use super::handle::Mirror;
 use super::{Engine, Fatal, Signal, Summary};
@@ -38,6 +41,7 @@ struct Process {
 struct Play {
     world: World,
     process: Option<Process>,
+    second: Option<Second>,
     log: Vec<String>,
     verbose: bool,
 }
@@ -50,15 +54,18 @@ impl Play {
         self.log.push(what);
     }
 
-    /// Starts a process; one that dies while it opens its state is started again by the next action.
-    fn start(&mut self) -> Result<(), String> {
+    /// Opens a recorder.
+    fn open(world: &World) -> Result<Process, Fatal> {
         let (mirror, commands) = Mirror::new();
         let (signals, receiver) = mpsc::channel(8);
-        match Engine::open(self.world.tools(), self.world.settings()) {
-            Ok(engine) => {
-                let engine = Box::pin(engine.run(commands, receiver));
-                self.process = Some(Process { engine, mirror, signals });
-            }
+        let engine = Engine::open(world.tools(), world.settings())?;
+        Ok(Process { engine: Box::pin(engine.run(commands, receiver)), mirror, signals })
+    }
+
+    /// Starts a process; one that dies while it opens its state is started again by the next action.
+    fn start(&mut self) -> Result<(), String> {
+        match Play::open(&self.world) {
+            Ok(process) => self.process = Some(process),
             Err(_) if self.is_dead() => self.bury(),
             // A state that cannot be written or read now ends the start; the service manager tries again.
             Err(_) if self.world.faults.lock().unwrap().disk_fails_one_in.is_some() => {}
@@ -93,10 +100,12 @@ impl Play {
         if self.process.is_none() {
             self.start()?;
         }
+        self.start_second()?;
         let Some(process) = &mut self.process else { return Ok(()) };
         let ended = tokio::select! {
             biased;
             ended = &mut process.engine => Some(ended),
+            Err(what) = goes_on(&mut self.second) => return Err(what),
             () = tokio::time::sleep(time) => None,
         };
         if self.is_dead() {
@@ -117,11 +126,13 @@ impl Play {
         if self.process.is_none() {
             self.start()?;
         }
+        self.start_second()?;
         let Some(process) = &mut self.process else { return Ok(None) };
         let answer = question(process.mirror.clone());
         let outcome = tokio::select! {
             biased;
             _ = &mut process.engine => None,
+            Err(what) = goes_on(&mut self.second) => return Err(what),
             answer = answer => Some(answer),
             () = tokio::time::sleep(within) => None,
         };
@@ -132,7 +143,56 @@ impl Play {
         Ok(outcome)
     }
 
+    /// The second recorder begins when there is something to record, and again after it was killed.
+    fn start_second(&mut self) -> Result<(), String> {
+        let meets = matches!(self.world.others, Others::Diverging | Others::Sharing);
+        if meets && self.second.is_none() && !self.world.sources.is_empty() {
+            let others = self.world.others;
+            self.second = Some(Second::new(&mut self.world, others));
+            self.say("a second recorder begins".into());
+        }
+        let Some(second) = &mut self.second else { return Ok(()) };
+        if second.process.is_none() {
+            let opened = Play::open(&second.world);
+            let opened = opened.map_err(|e| format!("the second: {}", super::chain(&e)))?;
+            second.process = Some(opened);
+        }
+        Ok(())
+    }
+
+    /// What the others do.
+    fn others_act(&mut self) {
+        if self.world.others == Others::Reference && !self.world.sources.is_empty() {
+            let number = self.world.rng.usize(..self.world.sources.len());
+            let Some(store) = self.world.memory_store.clone() else { return };
+            if let Some(what) = reference_acts(&store, &mut self.world.rng, number) {
+                self.say(what);
+            }
+        }
+        let Some(second) = &mut self.second else { return };
+        let what = match self.world.rng.u8(..8) {
+            0 => {
+                second.kill();
+                "is killed".to_owned()
+            }
+            1 => {
+                let fails = second.world.rng.bool().then(|| second.world.rng.u64(2..8));
+                second.world.faults.lock().unwrap().store_fails_one_in = fails;
+                format!("its store fails one in {fails:?}")
+            }
+            _ if self.world.others == Others::Sharing => {
+                second.world.hints.rescan();
+                "looks".to_owned()
+            }
+            _ => second.world.change_source(),
+        };
+        self.say(format!("the second: {what}"));
+    }
+
     async fn act(&mut self) -> Result<(), String> {
+        if self.world.rng.u8(..4) == 0 {
+            self.others_act();
+        }
         let roll = self.world.rng.u8(..100);
         match roll {
             0..=44 => {
@@ -260,6 +320,7 @@ impl Play {
     /// State that is lost or damaged while nobody runs.
     fn damage_state(&mut self) {
         self.bury();
+        self.world.damaged = true;
         let disk = &self.world.disk;
         let files = disk.list(Path::new(STATE)).unwrap_or_default();
         let state: Vec<_> =
@@ -280,6 +341,23 @@ impl Play {
         self.say(format!("state {}", if garbage { "damaged" } else { "lost" }));
     }
 
+    /// The second recorder becomes safe, too, and whoever left something behind has cleared it away.
+    async fn settle_second(&mut self) -> Result<(), String> {
+        let Some(mirror) = self.second.as_ref().and_then(Second::mirror) else { return Ok(()) };
+        // Both meet what the other one named only when they name something of their own, one after the other.
+        for _ in 0..3 {
+            self.ask(SETTLED_WITHIN, async |mirror: Mirror| mirror.flush(None).await).await?;
+            let mirror = mirror.clone();
+            let flush = async |_: Mirror| mirror.flush(None).await;
+            match self.ask(SETTLED_WITHIN, flush).await? {
+                Some(Ok(_)) => {}
+                other => return Err(format!("a flush of the second: {other:?}")),
+            }
+            self.run(Duration::from_secs(300)).await?;
+        }
+        Ok(())
+    }
+
     /// The faults stop: everything has to become safe, and then to be right.
     async fn settle(&mut self) -> Result<(), String> {
         {
@@ -291,6 +369,9 @@ impl Play {
         if self.is_dead() {
             self.bury();
         }
+        if let Some(second) = &mut self.second {
+            second.world.faults.lock().unwrap().store_fails_one_in = None;
+        }
         // What the store knows of a session says whether it is stopped: it is known again before it is started.
         self.run(Duration::from_secs(130)).await?;
         self.start_all().await?;
@@ -298,9 +379,15 @@ impl Play {
         let complete = self.world.rng.bool();
         if complete {
             self.world.complete_records();
+            if let Some(second) = &mut self.second
+                && self.world.others == Others::Diverging
+            {
+                second.world.complete_records();
+            }
         }
         // Rewrites have to hold still for a while, and idle sessions are compared as a whole.
         self.run(Duration::from_secs(200)).await?;
+        self.settle_second().await?;
         let flush = async |mirror: Mirror| mirror.flush(None).await;
         match self.ask(SETTLED_WITHIN, flush).await? {
             Some(Ok(_)) => {}
@@ -309,10 +396,12 @@ impl Play {
                 return Err(format!("a flush without faults: {other:?}; {:?}", status.await));
             }
         }
-        oracle::check(&self.world)?;
+        let second = self.second.as_ref().map(|second| &second.world);
+        oracle::check(&self.world, second)?;
         self.drain().await?;
         let before = self.world.objects();
-        oracle::check(&self.world)?;
+        let second = self.second.as_ref().map(|second| &second.world);
+        oracle::check(&self.world, second)?;
         // A start that finds all in order changes nothing but what it says of ends.
         self.run(Duration::from_secs(200)).await?;
         let parts = |objects: std::collections::BTreeMap<String, Vec<u8>>| {
@@ -340,7 +429,11 @@ fn play(seed: u64, verbose: bool) -> Result<(), String> {
         .build()
         .expect("a runtime without drivers");
     runtime.block_on(async {
-        let mut play = Play { world: World::new(seed), process: None, log: Vec::new(), verbose };
+        let world = World::new(seed);
+        let mut play = Play { world, process: None, second: None, log: Vec::new(), verbose };
+        let (others, store) = (play.world.others, play.world.memory_store.as_ref());
+        let conditions = store.map(crate::store::Store::conditions);
+        play.say(format!("conditions {conditions:?}, others {others:?}"));
         let mut outcome = Ok(());
         for _ in 0..ACTIONS {
             outcome = play.act().await;
@@ -363,6 +456,17 @@ fn play(seed: u64, verbose: bool) -> Result<(), String> {
         }
         outcome.map_err(|what| format!("seed {seed}: {what}\n  {}", play.log.join("\n  ")))
     })
+}
+
+/// Lets the second recorder run as long as somebody waits; answers only when it ended by itself.
+async fn goes_on(second: &mut Option<Second>) -> Result<(), String> {
+    let Some(process) = second.as_mut().and_then(|second| second.process.as_mut()) else {
+        return std::future::pending().await;
+    };
+    match (&mut process.engine).await {
+        Ok(_) => Err("the second ended by itself".to_owned()),
+        Err(e) => Err(format!("the second ended by itself: {}", super::chain(&e))),
+    }
 }
 
 fn number(name: &str) -> Option<u64> {

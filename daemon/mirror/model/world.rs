@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::others::Others;
 use crate::durable::memory::{DiskFault, MemoryDisk};
 use crate::durable::{Blocking, Disk};
 use crate::harness::{Candidate, Facts, Standing};
@@ -15,7 +17,7 @@ use crate::redact::Redactor;
 use crate::source::memory::MemoryFiles;
 use crate::source::{Encoding, Files};
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
-use crate::store::{ErrorKind, FsStore, Store};
+use crate::store::{Conditions, ErrorKind, FsStore, Retry, Store};
 use crate::watch::Hints;
 
 pub(super) const STATE: &str = "/state";
@@ -122,18 +124,39 @@ pub(super) struct World {
     finder: ModelFinder,
     clock: Arc<ModelClock>,
     serial: u64,
+    /// Who else writes to the store.
+    pub(super) others: Others,
+    /// Whether the store is asked again, as the real one is.
+    retries: bool,
+    interval: Duration,
+    /// Whether its state was lost or damaged.
+    pub(super) damaged: bool,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let disk = MemoryDisk::new();
-        // Half of the sequences run the real local store, over a disk that forgets; the others a remote one.
-        let memory_store = match rng.u8(..4) {
+        // A third of the sequences run a local store, mostly the real one over a disk that forgets; the others a remote one.
+        let remote = || MemoryStore::new(Arc::new(disk.clone()));
+        let conditions = [Conditions::Honoured, Conditions::Ignored, Conditions::Unsupported];
+        let memory_store = match rng.u8(..12) {
             0 => Some(MemoryStore::local(Arc::new(disk.clone()))),
-            1 => Some(MemoryStore::new(Arc::new(disk.clone()))),
-            _ => None,
+            1..=3 => None,
+            _ => Some(remote().with_conditions(conditions[rng.usize(..3)])),
         };
+        let is_remote = memory_store.as_ref().is_some_and(|store| !store.is_local());
+        let others = match rng.u8(..6) {
+            0 | 1 if is_remote => Others::Reference,
+            2 if is_remote => Others::Sharing,
+            3 if is_remote => Others::Diverging,
+            _ => Others::Nobody,
+        };
+        let meet = matches!(others, Others::Sharing | Others::Diverging);
+        let travels = fastrand::Rng::with_seed(seed);
+        let memory_store =
+            memory_store.map(|store| if meet { store.with_latency(travels) } else { store });
+        let retries = rng.bool();
         let files = MemoryFiles::new();
         let finder = ModelFinder { files: files.clone(), paths: Arc::default() };
         let world = World {
@@ -148,6 +171,71 @@ impl World {
             finder,
             clock: Arc::new(ModelClock(Instant::now())),
             serial: 0,
+            others,
+            retries,
+            interval: Duration::from_secs(1),
+            damaged: false,
+        };
+        world.hook();
+        world
+    }
+
+    /// A world with a remote store that does as it is told, for tests of their own.
+    pub(super) fn remote(interval: Duration) -> (World, MemoryStore) {
+        let mut world = World::new(0);
+        let store = MemoryStore::new(Arc::new(world.disk.clone()));
+        world.memory_store = Some(store.clone());
+        (world.others, world.retries, world.interval) = (Others::Nobody, false, interval);
+        (world, store)
+    }
+
+    /// Appends a record to a session's file, which is made if there is none.
+    pub(super) fn append_to(&mut self, number: usize) {
+        self.files.set_clock(self.clock.elapsed_ns());
+        let path = PathBuf::from(format!("/agent/a/s{number}.jsonl"));
+        let record = self.record(false);
+        if self.files.content(&path).is_none() {
+            self.finder.paths.lock().unwrap().insert(path.clone(), format!("s{number}"));
+            self.files.create(&path, record);
+        } else {
+            self.files.append(&path, &record);
+        }
+        self.hints.push(path);
+    }
+
+    /// Another recorder's world: its own disk and faults, the same clock, and the same files or its own.
+    pub(super) fn beside(
+        &self,
+        disk: MemoryDisk,
+        memory_store: Option<MemoryStore>,
+        sharing: bool,
+    ) -> World {
+        let files = if sharing { self.files.clone() } else { MemoryFiles::new() };
+        let paths = if sharing {
+            self.finder.paths.clone()
+        } else {
+            Arc::new(Mutex::new(self.finder.paths.lock().unwrap().clone()))
+        };
+        files.set_clock(self.clock.elapsed_ns());
+        let finder = ModelFinder { files: files.clone(), paths };
+        let mut sources = self.sources.clone();
+        sources.iter_mut().for_each(|source| source.flushed.clear());
+        let world = World {
+            rng: self.rng.clone(),
+            files,
+            disk,
+            memory_store,
+            faults: Arc::default(),
+            sources,
+            hints: Arc::default(),
+            redactor: self.redactor.clone(),
+            finder,
+            clock: self.clock.clone(),
+            serial: 1_000_000,
+            others: self.others,
+            retries: self.retries,
+            interval: self.interval,
+            damaged: false,
         };
         world.hook();
         world
@@ -193,11 +281,16 @@ impl World {
     pub(super) fn tools(&self) -> Tools {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let store: Arc<dyn Store> = match &self.memory_store {
+            Some(store) if self.retries => {
+                let rng = fastrand::Rng::with_seed(1);
+                Arc::new(Retry::new(store.clone(), disk.clone(), Blocking::Inline, rng))
+            }
             Some(store) => Arc::new(store.clone()),
             None => Arc::new(FsStore::new(disk.clone(), BUCKET.into(), Blocking::Inline)),
         };
         Tools {
             store,
+            tally: Arc::default(),
             disk,
             files: Arc::new(self.files.clone()),
             finder: Arc::new(self.finder.clone()),
@@ -210,7 +303,7 @@ impl World {
 
     pub(super) fn settings(&self) -> Settings {
         Settings {
-            interval: std::time::Duration::from_secs(1),
+            interval: self.interval,
             rules: Default::default(),
             redactor: self.redactor.clone(),
             redact: true,

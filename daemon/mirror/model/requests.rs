@@ -1,0 +1,142 @@
+//! What a remote bucket is asked, counted: requests cost money, and a store that refuses something is respected.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::world::World;
+use super::{Mirror, Play};
+use crate::api::Progress;
+use crate::store::ErrorKind;
+use crate::store::memory::{MemoryStore, Op, OpKind, StoreFault};
+
+/// Live sessions of the acceptance test.
+const SESSIONS: usize = 10;
+
+/// How often each is written to, and looked at.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Requests since they were last taken.
+#[derive(Clone, Default)]
+struct Requests(Arc<Mutex<Vec<Op>>>);
+
+impl Requests {
+    fn of(store: &MemoryStore) -> Requests {
+        let requests = Requests::default();
+        let seen = requests.clone();
+        store.set_hook(Box::new(move |op| {
+            seen.0.lock().unwrap().push(op.clone());
+            StoreFault::None
+        }));
+        requests
+    }
+
+    fn take(&self) -> Vec<Op> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+fn play(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without drivers");
+    runtime.block_on(async {
+        let (world, store) = World::remote(INTERVAL);
+        let mut play = Play { world, process: None, second: None, log: vec![], verbose: false };
+        test(&mut play, store).await;
+    });
+}
+
+async fn live(play: &mut Play, sessions: usize, intervals: u32) {
+    for _ in 0..intervals {
+        for number in 0..sessions {
+            play.world.append_to(number);
+        }
+        play.run(INTERVAL).await.unwrap();
+    }
+}
+
+#[test]
+fn ten_live_sessions_cost_one_request_per_part_and_idle_ones_none() {
+    play(async |play, store| {
+        let requests = Requests::of(&store);
+        live(play, SESSIONS, 120).await; // Ten minutes.
+        let asked = requests.take();
+        let is_part = |op: &&Op| op.kind == OpKind::Put && op.key.contains("/part-");
+        let parts = asked.iter().filter(is_part).count();
+        assert!(parts >= SESSIONS * 110, "{parts} parts");
+        let each = asked.len() as f64 / parts as f64;
+        assert!(each <= 1.15, "{} requests for {parts} parts: {each:.3}", asked.len());
+        println!("{} requests for {parts} parts: {each:.3} each", asked.len());
+        play.run(Duration::from_secs(600)).await.unwrap();
+        requests.take();
+        play.run(Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(requests.take(), [], "an idle hour");
+    });
+}
+
+#[test]
+fn t31_a_start_with_an_intact_state_asks_the_store_nothing() {
+    play(async |play, store| {
+        live(play, 300, 2).await;
+        play.run(Duration::from_secs(600)).await.unwrap();
+        play.drain().await.unwrap();
+        let requests = Requests::of(&store);
+        play.run(Duration::from_secs(600)).await.unwrap();
+        assert_eq!(requests.take(), []);
+    });
+}
+
+#[test]
+fn where_deleting_is_refused_compaction_is_off_and_says_so() {
+    play(async |play, store| {
+        live(play, 1, 30).await;
+        store.set_hook(Box::new(|op| match op.kind {
+            OpKind::Delete => StoreFault::FailBefore(ErrorKind::Denied),
+            _ => StoreFault::None,
+        }));
+        let before = store.objects();
+        for _ in 0..2 {
+            let compact = async |mirror: Mirror| {
+                let mut progress = mirror.compact("s0".into(), 0).await;
+                let mut last = None;
+                while let Some(step) = progress.recv().await {
+                    last = Some(step);
+                }
+                last
+            };
+            let last = play.ask(Duration::from_secs(60), compact).await.unwrap().flatten();
+            assert!(matches!(last, Some(Progress::Failed { .. })), "{last:?}");
+        }
+        let parts = |objects: &std::collections::BTreeMap<String, bytes::Bytes>| {
+            objects.keys().filter(|key| key.contains("/part-")).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(parts(&before), parts(&store.objects()));
+        let status = play.ask(Duration::from_secs(5), async |m: Mirror| m.status().await).await;
+        let status = status.unwrap().unwrap().unwrap();
+        assert_eq!(status.remote.unwrap().deletes, Some(false));
+        assert!(
+            status.problems.iter().any(|p| p.code == "compaction_off"),
+            "{:?}",
+            status.problems
+        );
+    });
+}
+
+#[test]
+fn a_compaction_takes_in_what_no_manifest_names_yet() {
+    play(async |play, store| {
+        live(play, 1, 4).await;
+        let unnamed = store.objects().keys().filter(|key| key.contains("/part-")).count();
+        assert!(unnamed >= 3, "{unnamed} parts");
+        assert!(!store.objects().contains_key("sessions/codex/s0/meta.json"), "not named yet");
+        let compact = async |mirror: Mirror| {
+            let mut progress = mirror.compact("s0".into(), 0).await;
+            while progress.recv().await.is_some() {}
+        };
+        play.ask(Duration::from_secs(60), compact).await.unwrap();
+        let left = store.objects().keys().filter(|key| key.contains("/part-")).count();
+        assert_eq!(left, 1, "{:?}", store.objects().keys());
+    });
+}
