@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Config, ConfigError, Origin, Row, Setting, StoreUrl, endpoint};
 use crate::durable::{Blocking, Disk};
 use crate::store::credentials::{
-    Ambient, Environment, Fixed, Source, SystemClock, Tools, named_by, profile_settings,
+    Ambient, Environment, Fixed, Source, SystemClock, Tools, profile_settings,
 };
 use crate::store::{S3Settings, S3Store, Signer, Transport, is_loopback};
 
@@ -59,7 +59,7 @@ fn of_s3(config: &Config, bucket: &str, project: &str) -> Result<Place, ConfigEr
     let profile = profile_settings(&environment, named)
         .map_err(|error| ConfigError::new(error.to_string(), "correct it, or set no profile"))?;
     let origin = Origin::Profile(
-        named.or_else(|| named_by(&environment)).unwrap_or("default").to_owned(),
+        named.or_else(|| environment.var("AWS_PROFILE")).unwrap_or("default").to_owned(),
     );
     let of_profile = |value| Setting { value, origin: origin.clone() };
     let region = remote.region.clone().or(profile.region.map(of_profile));
@@ -73,10 +73,11 @@ fn of_s3(config: &Config, bucket: &str, project: &str) -> Result<Place, ConfigEr
             return Err(ConfigError::new(message, bad.hint));
         }
     };
-    let endpoint = remote.endpoint.clone().or(from_profile).unwrap_or_else(|| Setting {
-        value: aws_endpoint(&region.value),
-        origin: Origin::Default,
-    });
+    let endpoint = remote
+        .endpoint
+        .clone()
+        .or(from_profile)
+        .unwrap_or_else(|| Setting { value: aws_endpoint(&region.value), origin: Origin::Default });
     let settings = S3Settings {
         scheme: "s3",
         endpoint: endpoint.value,

@@ -69,12 +69,8 @@ const SOCKET: Key = Key {
 };
 const LOG_KEY: Key =
     Key { name: "log", flag: Some("--log"), var: Some("TRACECRAFT_LOG"), example: "\"info\"" };
-const ENDPOINT: Key = Key {
-    name: "endpoint",
-    flag: None,
-    var: None,
-    example: "\"https://minio.example:9000\"",
-};
+const ENDPOINT: Key =
+    Key { name: "endpoint", flag: None, var: None, example: "\"https://minio.example:9000\"" };
 const REGION: Key = Key { name: "region", flag: None, var: None, example: "\"eu-west-1\"" };
 const PROFILE: Key = Key { name: "profile", flag: None, var: None, example: "\"backup\"" };
 const ALLOW_HTTP: Key = Key { name: "allow_http", flag: None, var: None, example: "true" };

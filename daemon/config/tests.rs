@@ -127,7 +127,7 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
         ("state-dir = \"/x\"", "F:1: unknown key \"state-dir\" | did you mean state_dir?"),
         (
             "colour = 1",
-            "F:1: unknown key \"colour\" | the keys are store, interval, state_dir, socket, log, redact, \
+            "F:1: unknown key \"colour\" | the keys are store, endpoint, region, profile, allow_http, interval, state_dir, socket, log, redact, \
              min_free_space, outbox_max, include, exclude",
         ),
         (
@@ -204,10 +204,10 @@ fn the_message_says_which_flag_or_variable_is_wrong() {
     let flags = Flags { interval: Some("soon".into()), ..Flags::default() };
     let error = home.resolve(flags, &[], None).unwrap_err();
     assert_eq!(error.to_string(), "interval = \"soon\" (flag --interval) is not a duration");
-    let error = home.resolve(Flags::default(), &[("TRACECRAFT_STORE", "s3://b/p")], None);
+    let error = home.resolve(Flags::default(), &[("TRACECRAFT_STORE", "s3://bucket")], None);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "store (environment TRACECRAFT_STORE) s3:// stores are not supported by this version"
+        "store (environment TRACECRAFT_STORE) names no project"
     );
     let long = format!("/{}", "x".repeat(200));
     let error = home.resolve(Flags::default(), &[("TRACECRAFT_SOCKET", &long)], None);
@@ -266,8 +266,18 @@ fn a_store_url_names_one_absolute_directory_however_it_is_spelt() {
         ("file:///a%00b", "write %25 for a %"),
         ("file:///a/../b", "write the directory's path without it"),
         ("file:///", "name a directory below it"),
-        ("s3://bucket/project", "use a directory: file:///absolute/dir"),
-        ("hf://user/bucket", "use a directory: file:///absolute/dir"),
+        ("s3://", "write for example s3://my-bucket/agents"),
+        ("s3://bucket", "write for example s3://bucket/agents"),
+        ("s3://bucket/", "write for example s3://bucket/agents"),
+        ("s3://bucket/a//b", "write for example s3://bucket/agents"),
+        ("s3://bucket/.a", "write for example s3://bucket/agents"),
+        ("s3://bucket/a b", "write for example s3://bucket/agents"),
+        ("s3:///project", "write for example s3://my-bucket/agents"),
+        ("s3://b/project", "write for example s3://my-bucket/agents"),
+        ("s3://minio:9000/bucket/project", "write for example s3://my-bucket/agents"),
+        ("hf://user/bucket", "write for example hf://user/bucket/agents"),
+        ("hf://user", "write for example hf://user/my-bucket/agents"),
+        ("hf://buckets/user/bucket/p", "leave out \"buckets/\": hf://user/bucket/project"),
     ] {
         assert_eq!(StoreUrl::parse(text, home).expect_err(text).hint, hint, "{text}");
     }
@@ -275,6 +285,74 @@ fn a_store_url_names_one_absolute_directory_however_it_is_spelt() {
         let hint = StoreUrl::parse(text, home).expect_err(text).hint;
         assert!(hint.starts_with(&format!("did you mean {scheme}://?")), "{hint}");
     }
+}
+
+#[test]
+fn a_remote_store_is_a_bucket_and_a_project_in_it() {
+    let parse = |text| StoreUrl::parse(text, Path::new("/h"));
+    let s3 = |bucket: &str, project: &str| {
+        Ok(StoreUrl::S3 { bucket: bucket.into(), project: project.into() })
+    };
+    assert_eq!(parse("s3://my.bucket/agents"), s3("my.bucket", "agents"));
+    assert_eq!(parse("s3://bucket/team/agents/"), s3("bucket", "team/agents"));
+    let (user, bucket, project) = ("some_one".into(), "b".into(), "p".into());
+    assert_eq!(parse("hf://some_one/b/p"), Ok(StoreUrl::Hf { user, bucket, project }));
+    for shown in ["s3://bucket/team/agents", "hf://user/bucket/agents"] {
+        assert_eq!(parse(shown).unwrap().to_string(), shown);
+    }
+}
+
+#[test]
+fn an_endpoint_is_an_address_and_says_so_if_it_is_none() {
+    for (text, value) in [
+        ("https://minio.example:9000/", "https://minio.example:9000"),
+        ("http://[::1]:9000", "http://[::1]:9000"),
+        ("https://host/s3", "https://host/s3"),
+    ] {
+        assert_eq!(endpoint(text), Ok(value.to_owned()));
+    }
+    for (text, hint) in [
+        ("minio.example:9000", "did you mean https://minio.example:9000?"),
+        ("ftp://host", "write for example https://minio.example:9000"),
+        ("https://", "write for example https://minio.example:9000"),
+        ("https://host?x=y", "write for example https://minio.example:9000"),
+    ] {
+        assert_eq!(endpoint(text).expect_err(text).hint, hint, "{text}");
+    }
+    for text in ["https://AKIAKEY:s3cr3t@host", "AKIAKEY:s3cr3t@host"] {
+        let home = Home::new();
+        let bad = home.resolve(
+            Flags { store: Some("s3://bucket/p".into()), ..Flags::default() },
+            &[("AWS_ENDPOINT_URL", text)],
+            None,
+        );
+        let bad = bad.unwrap_err();
+        let said = format!("{bad} {}", bad.hint());
+        assert!(said.contains("AWS_ENDPOINT_URL") && !said.contains("cr3t"), "{said}");
+    }
+}
+
+#[test]
+fn the_variables_of_aws_are_for_s3_alone_and_beat_the_file() {
+    let home = Home::new();
+    let file =
+        "endpoint = \"https://file.example\"\nregion = \"eu-file-1\"\nprofile = \"backup\"\n";
+    let vars = [
+        ("AWS_ENDPOINT_URL", "https://general.example"),
+        ("AWS_ENDPOINT_URL_S3", "https://special.example"),
+        ("AWS_REGION", "eu-var-1"),
+    ];
+    let of = |store: &str, vars: &[(&str, &str)]| {
+        let flags = Flags { store: Some(store.into()), ..Flags::default() };
+        let remote = home.resolve(flags, vars, Some(file)).unwrap().remote;
+        assert_eq!(remote.profile.unwrap().value, "backup");
+        (remote.endpoint.unwrap().value, remote.region.unwrap().value)
+    };
+    let pair = |endpoint: &str, region: &str| (endpoint.to_owned(), region.to_owned());
+    assert_eq!(of("s3://bucket/p", &vars), pair("https://special.example", "eu-var-1"));
+    assert_eq!(of("s3://bucket/p", &vars[..1]), pair("https://general.example", "eu-file-1"));
+    assert_eq!(of("s3://bucket/p", &[]), pair("https://file.example", "eu-file-1"));
+    assert_eq!(of("hf://user/bucket/p", &vars), pair("https://file.example", "eu-file-1"));
 }
 
 #[test]
@@ -403,7 +481,8 @@ fn check_shows_every_value_with_its_origin_in_columns() {
     let text = "redact = false\n[[exclude]]\ncwd = \"~/secret\"\n";
     let flags = Flags { store: Some("file:///b".into()), ..Flags::default() };
     let config = home.resolve(flags, &[("TRACECRAFT_LOG", "debug")], Some(text)).unwrap();
-    let shown = config.describe(&[("codex", Path::new("/nonexistent/.codex/sessions"))]);
+    let shown =
+        config.describe(Vec::new(), &[("codex", Path::new("/nonexistent/.codex/sessions"))]);
     let shown = shown.replace(&home.path().display().to_string(), "~");
     let words: Vec<String> =
         shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();

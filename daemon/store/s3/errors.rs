@@ -73,11 +73,17 @@ impl Failure {
         self.unreadable
     }
 
-    /// Whether the credentials have to be had anew.
-    pub(super) fn says_expired(&self) -> bool {
+    /// Whether other keys may help: these have expired, or somebody has replaced them meanwhile.
+    pub(super) fn is_about_keys(&self) -> bool {
         matches!(
             self.code.as_str(),
-            "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired"
+            "ExpiredToken"
+                | "ExpiredTokenException"
+                | "TokenRefreshRequired"
+                | "InvalidToken"
+                | "InvalidTokenId"
+                | "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
         )
     }
 
@@ -111,6 +117,8 @@ pub(super) struct Asked<'a> {
     pub(super) bucket: &'a str,
     /// The right that the request needs: `s3:PutObject`.
     pub(super) right: &'static str,
+    /// Where the keys came from.
+    pub(super) keys: &'a str,
 }
 
 /// What an error document says.
@@ -144,48 +152,72 @@ fn judge(
     headers: &HeaderMap,
 ) -> (ErrorKind, String) {
     use ErrorKind::{Changed, Denied, Full, NotFound, Unavailable};
-    let Asked { endpoint, bucket, right, .. } = asked;
+    let Asked { endpoint, bucket, right, keys, .. } = asked;
     let text = |text: &str| text.to_owned();
     match said.code.as_str() {
-        "InvalidAccessKeyId" => {
-            (Denied, format!("{endpoint} does not know the access key: check AWS_ACCESS_KEY_ID, the profile, or the endpoint"))
-        }
-        "SignatureDoesNotMatch" => {
-            (Denied, text("the secret key does not belong to the access key: check AWS_SECRET_ACCESS_KEY or the profile"))
-        }
+        "InvalidAccessKeyId" => (
+            Denied,
+            format!(
+                "{endpoint} does not know the access key from {keys}: correct it, or the endpoint"
+            ),
+        ),
+        "SignatureDoesNotMatch" => (
+            Denied,
+            format!("the secret key does not belong to the access key: correct what is in {keys}"),
+        ),
         "RequestTimeTooSkewed" => (Denied, skewed(headers)),
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => {
-            (Denied, text("the credentials have expired: sign in again, or give it new ones"))
-        }
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => (
+            Denied,
+            format!(
+                "the credentials from {keys} have expired: sign in again, or put new ones there"
+            ),
+        ),
         "InvalidToken" | "InvalidTokenId" => {
-            (Denied, text("the session token is not valid here: check AWS_SESSION_TOKEN or the profile"))
+            (Denied, format!("the session token from {keys} is not valid here: correct it"))
         }
-        "NoSuchBucket" => {
-            (Denied, format!("there is no bucket {bucket} at {endpoint}: create it, or correct store or endpoint"))
-        }
+        "NoSuchBucket" => (
+            Denied,
+            format!(
+                "there is no bucket {bucket} at {endpoint}: create it, or correct store or endpoint"
+            ),
+        ),
         "NoSuchKey" => (NotFound, text("no such object")),
-        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
+        "PermanentRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException"
         | "IncorrectEndpoint" => (Denied, wrong_region(asked, said)),
         "TemporaryRedirect" => {
             (Unavailable, text("the bucket is new, and its name is not known everywhere yet"))
         }
         "PreconditionFailed" => (Changed, text("the object is another one by now")),
-        "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "StorageFull"
-        | "InsufficientStorage" | "StorageLimitExceeded" => {
-            (Full, format!("the bucket {bucket} is full: {}", shown(said)))
-        }
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "UnauthorizedAccess" | "Forbidden" => {
-            (Denied, format!("not allowed: it needs the right {right} on {bucket} ({})", shown(said)))
-        }
+        "QuotaExceeded"
+        | "XMinioStorageFull"
+        | "XMinioAdminBucketQuotaExceeded"
+        | "StorageFull"
+        | "InsufficientStorage"
+        | "StorageLimitExceeded" => (Full, format!("the bucket {bucket} is full: {}", shown(said))),
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "UnauthorizedAccess"
+        | "Forbidden" => (
+            Denied,
+            format!("not allowed: it needs the right {right} on {bucket} ({})", shown(said)),
+        ),
         // Something between the two changed or lost bytes.
-        "BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "RequestTimeout"
-        | "RequestCanceled" | "ConditionalRequestConflict" | "OperationAborted" | "NoSuchUpload" => {
-            (Unavailable, format!("{status}: {}", shown(said)))
-        }
-        "SlowDown" | "SlowDownRead" | "SlowDownWrite" | "ServiceUnavailable" | "Busy"
-        | "TooManyRequests" | "ThrottlingException" | "RequestLimitExceeded" => {
-            (Unavailable, text("the store asks for fewer requests"))
-        }
+        "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "IncompleteBody"
+        | "RequestTimeout"
+        | "RequestCanceled"
+        | "ConditionalRequestConflict"
+        | "OperationAborted"
+        | "NoSuchUpload" => (Unavailable, format!("{status}: {}", shown(said))),
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "ServiceUnavailable"
+        | "Busy"
+        | "TooManyRequests"
+        | "ThrottlingException"
+        | "RequestLimitExceeded" => (Unavailable, text("the store asks for fewer requests")),
         "InternalError" => (Unavailable, text("the store has a problem of its own")),
         _ => by_status(asked, status, said),
     }
@@ -195,14 +227,25 @@ fn by_status(asked: Asked<'_>, status: StatusCode, said: &Said) -> (ErrorKind, S
     let Asked { bucket, right, .. } = asked;
     let shown = shown(said);
     match status {
-        _ if status.is_success() => (ErrorKind::Unavailable, format!("an error in the answer: {shown}")),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            (ErrorKind::Denied, format!("not allowed: check the credentials, and the right {right} on {bucket} ({status}: {shown})"))
+        _ if status.is_success() => {
+            (ErrorKind::Unavailable, format!("an error in the answer: {shown}"))
         }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (
+            ErrorKind::Denied,
+            format!(
+                "not allowed: check the credentials, and the right {right} on {bucket} ({status}: {shown})"
+            ),
+        ),
         StatusCode::MOVED_PERMANENTLY => (ErrorKind::Denied, wrong_region(asked, said)),
-        StatusCode::PRECONDITION_FAILED => (ErrorKind::Changed, "the object is another one by now".to_owned()),
-        StatusCode::INSUFFICIENT_STORAGE => (ErrorKind::Full, format!("the bucket {bucket} is full: {shown}")),
-        StatusCode::NOT_IMPLEMENTED => (ErrorKind::Invalid, format!("the store cannot do that: {shown}")),
+        StatusCode::PRECONDITION_FAILED => {
+            (ErrorKind::Changed, "the object is another one by now".to_owned())
+        }
+        StatusCode::INSUFFICIENT_STORAGE => {
+            (ErrorKind::Full, format!("the bucket {bucket} is full: {shown}"))
+        }
+        StatusCode::NOT_IMPLEMENTED => {
+            (ErrorKind::Invalid, format!("the store cannot do that: {shown}"))
+        }
         StatusCode::REQUEST_TIMEOUT
         | StatusCode::CONFLICT
         | StatusCode::TOO_MANY_REQUESTS
@@ -217,9 +260,14 @@ fn by_status(asked: Asked<'_>, status: StatusCode, said: &Said) -> (ErrorKind, S
 fn wrong_region(asked: Asked<'_>, said: &Said) -> String {
     let Asked { endpoint, region, bucket, .. } = asked;
     if said.region.is_empty() {
-        format!("the bucket {bucket} is not in region {region} at {endpoint}: set AWS_REGION and the endpoint to where it is")
+        format!(
+            "the bucket {bucket} is not in region {region} at {endpoint}: set AWS_REGION and the endpoint to where it is"
+        )
     } else {
-        format!("the bucket {bucket} is in region {}, not {region}: set AWS_REGION={}", said.region, said.region)
+        format!(
+            "the bucket {bucket} is in region {}, not {region}: set AWS_REGION={}",
+            said.region, said.region
+        )
     }
 }
 
@@ -227,13 +275,15 @@ fn wrong_region(asked: Asked<'_>, said: &Said) -> String {
 fn skewed(headers: &HeaderMap) -> String {
     let date = headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
     let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
-    let minutes = theirs.map(|theirs| {
-        (jiff::Timestamp::now().as_second() - theirs.timestamp().as_second()) / 60
-    });
+    let minutes = theirs
+        .map(|theirs| (jiff::Timestamp::now().as_second() - theirs.timestamp().as_second()) / 60);
     match minutes {
         Some(minutes) if minutes.abs() >= SKEW_MINUTES_MAX => {
             let way = if minutes > 0 { "ahead of" } else { "behind" };
-            format!("this machine's clock is {} minutes {way} the store's: set it right", minutes.abs())
+            format!(
+                "this machine's clock is {} minutes {way} the store's: set it right",
+                minutes.abs()
+            )
         }
         _ => "this machine's clock differs too much from the store's: set it right".to_owned(),
     }
@@ -293,7 +343,9 @@ pub(super) fn root_of(body: &[u8]) -> Option<String> {
     }
     for event in EventReader::new(body) {
         match event {
-            Ok(XmlEvent::StartElement { name, .. }) if root.is_none() => root = Some(name.local_name),
+            Ok(XmlEvent::StartElement { name, .. }) if root.is_none() => {
+                root = Some(name.local_name)
+            }
             Ok(_) => {}
             Err(_) => return None,
         }

@@ -15,10 +15,11 @@ use http::StatusCode;
 use rusoto_s3::{DeleteObjectRequest, GetObjectRequest, HeadObjectRequest, PutObjectRequest, S3};
 
 use self::errors::Failure;
+use self::multipart::{PIECES, Pieces};
 use self::requests::{Answer, Call, Requests};
 pub(crate) use self::signer::Signer;
-pub(crate) use self::transport::Transport;
 use self::swap::Probe;
+pub(crate) use self::transport::Transport;
 use self::upload::Payload;
 use super::{
     Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
@@ -29,8 +30,11 @@ use crate::durable::{Blocking, Disk};
 pub(crate) mod credentials;
 mod errors;
 mod list;
+mod multipart;
 mod requests;
 mod signer;
+#[cfg(test)]
+mod stand_in;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -79,6 +83,9 @@ pub(crate) struct S3Store {
     disk: Arc<dyn Disk>,
     blocking: Blocking,
     probe: Probe,
+    pieces: Pieces,
+    /// Held by the put that goes up in pieces.
+    in_pieces: tokio::sync::Mutex<()>,
     /// A read was redirected: what answers then is no store and tells no version.
     redirects: AtomicBool,
 }
@@ -102,8 +109,17 @@ impl S3Store {
         let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
         let identity = format!("{scheme}://{host}/{bucket}/{project}");
         let requests = Requests::new(settings.clone(), transport, signer);
-        let (probe, redirects) = (Probe::default(), AtomicBool::new(false));
-        S3Store { requests, settings, identity, disk, blocking, probe, redirects }
+        S3Store {
+            requests,
+            settings,
+            identity,
+            disk,
+            blocking,
+            probe: Probe::default(),
+            pieces: PIECES,
+            in_pieces: tokio::sync::Mutex::new(()),
+            redirects: AtomicBool::new(false),
+        }
     }
 
     /// The key in the bucket of a key in the project.
@@ -111,20 +127,27 @@ impl S3Store {
         format!("{}/{key}", self.settings.project)
     }
 
-    async fn payload(&self, body: Body) -> Result<Payload, Failure> {
-        match body {
-            Body::Bytes(bytes) => Ok(Payload::bytes(bytes)),
+    async fn put_body(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), Failure> {
+        let unread = |error: std::io::Error| {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
+            Failure::new(kind, "cannot read the file to put").because(error)
+        };
+        let payload = match body {
+            Body::Bytes(bytes) => Payload::bytes(bytes),
             Body::File(path) => {
+                let (disk, file) = (self.disk.clone(), path.clone());
+                let size = self.blocking.run(move || disk.size(&file)).await.map_err(unread)?;
+                let size = size.ok_or_else(|| unread(std::io::ErrorKind::NotFound.into()))?;
+                if size > self.pieces.above {
+                    return self.put_in_pieces(key, &path, size, note).await;
+                }
                 let read = Payload::file(self.disk.clone(), self.blocking.clone(), path).await;
-                read.map_err(|error| {
-                    let kind = match error.kind() {
-                        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-                        _ => ErrorKind::Unavailable,
-                    };
-                    Failure::new(kind, "cannot read the file to put").because(error)
-                })
+                read.map_err(unread)?
             }
-        }
+        };
+        let call = Call::new("s3:PutObject", Answer::Plain).carrying(payload);
+        self.put_object(key, call, note).await
     }
 
     /// One put. A store that does not confirm it with an ETag may be no store at all, so the object is then looked for.
@@ -133,7 +156,7 @@ impl S3Store {
         let request = PutObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
-            metadata: note.map(|note| HashMap::from([(NOTE.to_owned(), note.to_owned())])),
+            metadata: metadata(note),
             ..PutObjectRequest::default()
         };
         let work = |s3: rusoto_s3::S3Client| async move { s3.put_object(request).await };
@@ -144,9 +167,9 @@ impl S3Store {
         Ok(())
     }
 
-    /// Size and version of an object. An answer without a body cannot say whether the object or the bucket is missing, so
-    /// absence is confirmed by a listing.
-    async fn head(&self, key: &str) -> Result<Option<(u64, Option<Version>, Option<String>)>, Failure> {
+    /// What is known of an object without reading it. An answer without a body cannot say whether the object or the bucket is
+    /// missing, so absence is confirmed by a listing.
+    async fn head(&self, key: &str) -> Result<Option<Head>, Failure> {
         let request = HeadObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
@@ -158,25 +181,36 @@ impl S3Store {
                 let size = head.content_length.and_then(|size| u64::try_from(size).ok());
                 let size = size.ok_or_else(|| Failure::odd("it tells no size"))?;
                 let note = head.metadata.and_then(|mut all| all.remove(NOTE));
-                Ok(Some((size, version(head.e_tag), note)))
+                let version = self.told(head.e_tag);
+                Ok(Some(Head { size, version, note }))
             }
             Err(failure) if failure.status == Some(StatusCode::NOT_FOUND) => {
                 let found = self.listed(key).await?;
                 // It has come in between. Its version is for the next look.
-                Ok(found.map(|size| (size, None, None)))
+                Ok(found.map(|size| Head { size, version: None, note: None }))
             }
             Err(failure) => Err(failure),
         }
     }
 
+    /// An ETag as a version. A store that tells none has no use for conditions: a swap without a version would be refused for ever.
+    fn told(&self, etag: Option<String>) -> Option<Version> {
+        let version = etag.and_then(version);
+        if version.is_none() {
+            self.probe.set(Conditions::Unsupported);
+        }
+        version
+    }
+
     async fn size_of(&self, key: &str) -> Result<Option<u64>, Failure> {
-        Ok(self.head(key).await?.map(|(size, _, _)| size))
+        Ok(self.head(key).await?.map(|head| head.size))
     }
 
     async fn get_object(&self, key: &str) -> Result<Object, Failure> {
-        // Where reads are redirected the version is asked for first: if the object changes in between, the version is the older
-        // one, and a swap with it fails as it should.
-        let head = if self.redirects.load(Ordering::Relaxed) { self.head(key).await? } else { None };
+        // Where reads are redirected, what answers is no store: version and note are asked for beside it, and first. If the object
+        // changes in between, the version is the older one, and a swap with it fails as it should.
+        let beside =
+            if self.redirects.load(Ordering::Relaxed) { self.head(key).await? } else { None };
         let request = GetObjectRequest {
             bucket: self.settings.bucket.clone(),
             key: self.full(key),
@@ -199,25 +233,35 @@ impl S3Store {
                 }
                 Err(failure) => return Err(failure),
             };
-        if redirected && got.e_tag.is_none() && !self.redirects.swap(true, Ordering::Relaxed) {
+        if redirected && !self.redirects.swap(true, Ordering::Relaxed) {
             return Box::pin(self.get_object(key)).await;
         }
         let body = got.body.ok_or_else(|| Failure::odd("it has no body"))?;
-        let note = got.metadata.and_then(|mut all| all.remove(NOTE));
-        let (head_version, head_note) = head.map_or((None, None), |(_, version, note)| (version, note));
-        let version = version(got.e_tag).or(head_version);
-        if version.is_none() {
-            // A swap of an object without a version would ask for one that is not there.
-            self.probe.set(Conditions::Unsupported);
-        }
         let reader = Box::pin(body.into_async_read());
-        Ok(Object { reader, version, note: note.or(head_note) })
+        if redirected {
+            let (version, note) = beside.map_or((None, None), |head| (head.version, head.note));
+            return Ok(Object { reader, version, note });
+        }
+        let version = self.told(got.e_tag);
+        let note = got.metadata.and_then(|mut all| all.remove(NOTE));
+        Ok(Object { reader, version, note })
     }
 }
 
+/// What is told about an object without reading it.
+struct Head {
+    size: u64,
+    version: Option<Version>,
+    note: Option<String>,
+}
+
+/// The note of a put as metadata.
+fn metadata(note: Option<&str>) -> Option<HashMap<String, String>> {
+    note.map(|note| HashMap::from([(NOTE.to_owned(), note.to_owned())]))
+}
+
 /// An ETag as a version. Where a proxy compressed something it calls the tag weak, and a condition on a weak one never holds.
-fn version(etag: Option<String>) -> Option<Version> {
-    let etag = etag?;
+fn version(etag: String) -> Option<Version> {
     let strong = etag.strip_prefix("W/").unwrap_or(&etag);
     (!strong.is_empty()).then(|| Version(strong.to_owned()))
 }
@@ -238,11 +282,7 @@ impl Store for S3Store {
 
     async fn put(&self, key: &str, body: Body, note: Option<&str>) -> Result<(), StoreError> {
         check_key("put", key)?;
-        let put = async {
-            let call = Call::new("s3:PutObject", Answer::Plain).carrying(self.payload(body).await?);
-            self.put_object(key, call, note).await
-        };
-        put.await.map_err(|failure: Failure| failure.of("put", key))
+        self.put_body(key, body, note).await.map_err(|failure| failure.of("put", key))
     }
 
     async fn swap(&self, key: &str, body: Bytes, seen: Option<&Version>) -> Result<(), StoreError> {

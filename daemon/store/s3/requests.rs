@@ -159,9 +159,13 @@ impl DispatchSignedRequest for Dispatcher {
 }
 
 impl Inner {
-    fn asked(&self, right: &'static str) -> Asked<'_> {
+    /// The failure that an answer tells.
+    fn refused(&self, call: &Call, parts: &http::response::Parts, body: &[u8]) -> Failure {
+        let keys = self.signer.origin();
         let S3Settings { endpoint, region, bucket, .. } = &self.settings;
-        Asked { endpoint, region, bucket, right }
+        let keys = keys.as_deref().unwrap_or("its source");
+        let asked = Asked { endpoint, region, bucket, right: call.right, keys };
+        refused(asked, parts.status, &parts.headers, body)
     }
 
     async fn exchange(
@@ -177,7 +181,7 @@ impl Inner {
         let mut signatures = 1;
         loop {
             match self.attempt(&template, &call).await {
-                Err(failure) if failure.says_expired() && signatures < SIGNATURES_MAX => {
+                Err(failure) if failure.is_about_keys() && signatures < SIGNATURES_MAX => {
                     self.signer.expired();
                     signatures += 1;
                 }
@@ -230,6 +234,10 @@ impl Inner {
         })?;
         // Not signed, because proxies change it.
         parts.headers.insert(header::USER_AGENT, USER_AGENT);
+        if parts.method == Method::PUT || parts.method == Method::POST {
+            // The connection says nothing about the length of an empty body, and S3 wants to be told.
+            parts.headers.insert(header::CONTENT_LENGTH, call.payload.length().into());
+        }
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let body = call.payload.open().await.map_err(|error| {
             Failure::new(ErrorKind::Unavailable, "cannot read the file to put").because(error)
@@ -238,13 +246,7 @@ impl Inner {
         if method != Method::GET || !is_redirect(answer.status()) {
             return self.take(answer, call, false).await;
         }
-        let version = answer.headers().get(header::ETAG).cloned();
-        let mut answer = self.follow(uri, answer, call).await?;
-        // The version of the object is what the store calls it, not what a cache behind it does.
-        answer.headers_mut().remove(header::ETAG);
-        if let Some(version) = version {
-            answer.headers_mut().insert(header::ETAG, version);
-        }
+        let answer = self.follow(uri, answer, call).await?;
         self.take(answer, call, true).await
     }
 
@@ -260,13 +262,13 @@ impl Inner {
                 // AWS says in this way that the bucket is elsewhere.
                 let (parts, body) = answer.into_parts();
                 let body = read(body).await?;
-                return Err(refused(self.asked(call.right), parts.status, &parts.headers, &body));
+                return Err(self.refused(call, &parts, &body));
             };
             uri = self.target(&uri, target)?;
             let request = Request::get(uri.clone()).header(header::USER_AGENT, USER_AGENT);
-            let request = request.body(Upload::of(Bytes::new())).map_err(|error| {
-                Failure::odd("it sends us to no address").because(error)
-            })?;
+            let request = request
+                .body(Upload::of(Bytes::new()))
+                .map_err(|error| Failure::odd("it sends us to no address").because(error))?;
             answer = self.transport.exchange(request).await?;
             if !is_redirect(answer.status()) {
                 return Ok(answer);
@@ -292,7 +294,10 @@ impl Inner {
         if secure || local {
             Ok(target)
         } else {
-            Err(Failure::new(ErrorKind::Denied, "the store sends us to an address without TLS: not followed"))
+            Err(Failure::new(
+                ErrorKind::Denied,
+                "the store sends us to an address without TLS: not followed",
+            ))
         }
     }
 
@@ -310,7 +315,7 @@ impl Inner {
         } else {
             let body = read(body).await?;
             if !parts.status.is_success() {
-                return Err(refused(self.asked(call.right), parts.status, &parts.headers, &body));
+                return Err(self.refused(call, &parts, &body));
             }
             self.check(call, &parts, &body)?;
             ByteStream::from(body.to_vec())
@@ -332,9 +337,7 @@ impl Inner {
         body: &[u8],
     ) -> Result<(), Failure> {
         match (root_of(body), call.answer) {
-            (Some(root), _) if root == "Error" => {
-                Err(refused(self.asked(call.right), parts.status, &parts.headers, body))
-            }
+            (Some(root), _) if root == "Error" => Err(self.refused(call, parts, body)),
             (Some(root), Answer::Document(wanted)) if root == wanted => Ok(()),
             (None, _) => Err(Failure::unreadable()),
             (_, Answer::Document(_)) => Err(Failure::odd("it is another document")),

@@ -68,7 +68,9 @@ pub(crate) enum TransportError {
     #[error("the answer is larger than {} MiB", ANSWER_BYTES_MAX >> 20)]
     TooLarge,
     /// The machine does not trust the server's certificate.
-    #[error("the server's certificate is not trusted here: if it is yours, name its authority's file in AWS_CA_BUNDLE")]
+    #[error(
+        "the server's certificate is not trusted here: if it is yours, name its authority's file in AWS_CA_BUNDLE"
+    )]
     Untrusted(#[source] BoxError),
     /// Refused, reset, cut, or not HTTP.
     #[error("cannot reach the server")]
