@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::compact::outbox_error;
-use super::manifest::{self, Contents, Failure};
+use super::contents::{self, Contents};
+use super::manifest::{self, Failure};
 use super::{Done, Engine, SESSION_RETRY, Tools};
 use crate::outbox::Outbox;
 use crate::part::{Manifest, PartName, SessionKey, hex};
@@ -267,22 +268,26 @@ impl Job {
         let manifest = manifest::read(store, &self.key).await?;
         let manifest = manifest.unwrap_or_else(|| Manifest::new(&self.key));
         let mut parts = Vec::new();
-        if self.has_prefix(&manifest) {
-            parts.push(self.prefix(&next, &manifest).await?);
+        // What the other one named of the same, or merged, goes along with what is before it.
+        let shared = contents::shared(store, &self.key, &manifest, self.before, &self.own).await?;
+        let before = self.before + self.own[..shared].iter().map(|part| part.bytes).sum::<u64>();
+        if before > 0 && (shared > 0 || self.has_prefix(&manifest)) {
+            let end = match shared {
+                0 => self.own.first().map_or(0, |part| part.range[0]),
+                shared => self.own[shared - 1].range[1],
+            };
+            parts.push(self.prefix(&next, &manifest, before, end).await?);
         }
-        let mut strays = Vec::new();
-        for own in &self.own {
+        for own in &self.own[shared..] {
             if !self.copy(&next, own, parts.len(), &mut parts).await? {
                 // Somebody merged it away, so its bytes are safe there: what follows begins behind it.
                 parts.clear();
-                continue; // Nothing of it is left behind, either.
-            }
-            let named = manifest.parts.iter().any(|part| part.name() == own.name());
-            // Also one that is not known to be stored: its put may have lost its answer.
-            if !named {
-                strays.push(own.name());
             }
         }
+        // Also what is not known to be stored: its put may have lost its answer.
+        let is_named = |name: &PartName| manifest.parts.iter().any(|part| part.name() == *name);
+        let strays =
+            self.own.iter().map(PendingPart::name).filter(|name| !is_named(name)).collect();
         let paths: Vec<PathBuf> = parts.iter().map(|p| self.outbox.path(&next, p)).collect();
         if !paths.is_empty() {
             let disk = self.tools.disk.clone();
@@ -325,16 +330,22 @@ impl Job {
                 return false;
             }
         }
-        self.before > 0 && at >= self.before
+        at >= self.before
     }
 
     /// Everything before this writer's own parts, as one part.
-    async fn prefix(&self, next: &SessionKey, manifest: &Manifest) -> Result<PendingPart, Failure> {
+    async fn prefix(
+        &self,
+        next: &SessionKey,
+        manifest: &Manifest,
+        bytes: u64,
+        end: u64,
+    ) -> Result<PendingPart, Failure> {
         let file = self.outbox.merging(next);
         let disk = &self.tools.disk;
         let mut out = disk.create(&file).map_err(|e| outbox_error(&file, e))?;
         let mut contents = Contents::new(&*self.tools.store, &self.key, manifest, 0);
-        let (mut left, mut digest) = (self.before, Sha256::new());
+        let (mut left, mut digest) = (bytes, Sha256::new());
         while left > 0 {
             let piece = contents.next(left.min(COPY_BYTES)).await?;
             if piece.is_empty() {
@@ -347,12 +358,11 @@ impl Job {
         }
         out.flush().map_err(|e| outbox_error(&file, e))?;
         drop(out);
-        let end = self.own.first().map_or(0, |part| part.range[0]);
         let part = PendingPart {
             seq: 0,
             sha256: hex(&digest.finalize()),
             range: [0, end],
-            bytes: self.before,
+            bytes,
             redactions: self.redactions.clone(),
             cut: false,
             captured_at: self.tools.clock.now().to_string(),
