@@ -29,12 +29,14 @@ const AFTER_HELP: &str = "\
 Examples:
   tracecraftd                                   record every session into the default bucket
   tracecraftd --store file:///mnt/nas/sessions  record into another directory
+  tracecraftd --store s3://my-bucket/agents     record into a bucket
   tracecraftd --once                            mirror what is there now, and end
   tracecraftd --check                           show the configuration and where each value is from
 
 Environment (a flag beats it, it beats the configuration file):
   TRACECRAFT_CONFIG  TRACECRAFT_STORE  TRACECRAFT_INTERVAL
   TRACECRAFT_STATE_DIR  TRACECRAFT_SOCKET  TRACECRAFT_LOG
+  AWS_ENDPOINT_URL  AWS_REGION  AWS_PROFILE  and all else that AWS's own tools know, for s3://
 
 Signals:
   TERM, INT  flush and end; a second one ends at once    HUP  read the configuration again
@@ -51,7 +53,8 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Where sessions are kept, e.g. file:///absolute/dir [default: a directory in the user's data directory]
+    /// Where sessions are kept: file:///absolute/dir, s3://bucket/project or hf://user/bucket/project [default: a directory in
+    /// the user's data directory]
     #[arg(long, value_name = "URL")]
     store: Option<OsString>,
 

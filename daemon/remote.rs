@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Config, ConfigError, Origin, Row, Setting, StoreUrl, endpoint};
 use crate::durable::{Blocking, Disk};
 use crate::store::credentials::{
-    Ambient, Environment, Fixed, Source, SystemClock, Tools, profile_settings,
+    Ambient, Environment, Fixed, Source, SystemClock, Tools, named_by, profile_settings,
 };
 use crate::store::{S3Settings, S3Store, Signer, Transport, is_loopback};
 
@@ -58,9 +58,8 @@ fn of_s3(config: &Config, bucket: &str, project: &str) -> Result<Place, ConfigEr
     let named = remote.profile.as_ref().map(|profile| profile.value.as_str());
     let profile = profile_settings(&environment, named)
         .map_err(|error| ConfigError::new(error.to_string(), "correct it, or set no profile"))?;
-    let origin = Origin::Profile(
-        named.or_else(|| environment.var("AWS_PROFILE")).unwrap_or("default").to_owned(),
-    );
+    let origin =
+        Origin::Profile(named.or_else(|| named_by(&environment)).unwrap_or("default").to_owned());
     let of_profile = |value| Setting { value, origin: origin.clone() };
     let region = remote.region.clone().or(profile.region.map(of_profile));
     let region =
@@ -137,13 +136,18 @@ pub(crate) fn open(
     disk: &Arc<dyn Disk>,
     blocking: Blocking,
 ) -> Result<S3Store, ConfigError> {
-    let transport = Transport::new(config.remote.ca_bundle.as_deref()).map_err(|error| {
-        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        ConfigError::new(format!("{error}: {why}"), "name a file with certificates in PEM form")
-    })?;
+    let own_transport = || {
+        Transport::new(config.remote.ca_bundle.as_deref()).map_err(|error| {
+            let why =
+                std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            ConfigError::new(format!("{error}: {why}"), "name a file with certificates in PEM form")
+        })
+    };
+    let transport = own_transport()?;
     let environment = Arc::new(Environment::of_process(config.home()));
     let tools = Tools {
-        wire: Arc::new(transport.clone()),
+        // Its own connections and limits: a renewal must not stand in line behind the uploads that wait for it.
+        wire: Arc::new(own_transport()?),
         disk: disk.clone(),
         blocking: blocking.clone(),
         clock: Arc::new(SystemClock),

@@ -268,3 +268,26 @@ impl Body for Download {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn t37_a_request_ends_when_nothing_moves_and_not_because_it_takes_long() {
+        let pulse = Upload::of(Bytes::new()).pulse();
+        let beats = pulse.clone();
+        let slow = async {
+            for _ in 0..100 {
+                tokio::time::sleep(SILENCE_MAX / 2).await;
+                beats.beat();
+            }
+            Ok(())
+        };
+        unless_silent(&pulse, slow).await.expect("something moved now and then");
+        let began = Instant::now();
+        let silent = unless_silent(&pulse, std::future::pending::<Result<(), BoxError>>()).await;
+        assert!(matches!(sorted(silent.unwrap_err()), TransportError::Silent));
+        assert!(began.elapsed() <= SILENCE_MAX);
+    }
+}

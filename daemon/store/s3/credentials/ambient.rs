@@ -96,6 +96,10 @@ impl Source for Ambient {
                 if let Some(keys) = self.of_profile(&profiles, profile).await? {
                     return Ok(keys);
                 }
+                if self.profile.is_some() {
+                    // Whoever named it for this store meant its keys, and no others that happen to be at hand.
+                    return Err(profile.flaw("has no credentials"));
+                }
                 looked.push(format!("the profile {:?} (has none)", profile.name));
             }
             None => looked.push(format!("the profile \"default\" (not in {})", profiles.places())),

@@ -28,7 +28,7 @@ pub(crate) use self::cache::Cache;
 pub(crate) use self::environment::Environment;
 pub(crate) use self::error::CredentialsError;
 pub(crate) use self::outlet::{Wire, WireError};
-pub(crate) use self::profiles::{ProfileSettings, profile_settings};
+pub(crate) use self::profiles::{named_by, profile_settings};
 
 /// What a request is signed with.
 #[derive(Clone, PartialEq, Eq)]

@@ -221,7 +221,7 @@ impl Profile<'_> {
 }
 
 /// The profile that the environment names.
-fn named_by(environment: &Environment) -> Option<&str> {
+pub(crate) fn named_by(environment: &Environment) -> Option<&str> {
     environment.var("AWS_PROFILE").or_else(|| environment.var("AWS_DEFAULT_PROFILE"))
 }
 

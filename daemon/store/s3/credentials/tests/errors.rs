@@ -20,7 +20,7 @@ async fn at_sts(status: u16, body: &str) -> (World, StandIn) {
 }
 
 #[tokio::test]
-async fn no_credentials_at_all_names_every_place_and_what_to_set() {
+async fn t38_no_credentials_at_all_names_every_place_and_what_to_set() {
     let mut world = World::new();
     let (config, credentials) = (world.path(".aws/config"), world.path(".aws/credentials"));
     let expected = |instance: &str| {
@@ -290,4 +290,10 @@ async fn a_role_that_is_none_is_not_asked_for() {
         "the token service (STS) cannot be asked: AWS STS AssumeRole role ARN is invalid"
     );
     assert_eq!(service.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_profile_of_our_configuration_gives_its_own_keys_or_none() {
+    let world = World::new().profile("a").file(".aws/config", "[profile a]\nregion = eu-west-3\n");
+    assert_eq!(world.complaint().await, "the profile \"a\" has no credentials");
 }

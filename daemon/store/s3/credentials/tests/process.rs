@@ -13,7 +13,7 @@ fn world(command: &str) -> World {
 }
 
 #[tokio::test]
-async fn a_program_prints_keys_and_is_run_again_before_they_expire() {
+async fn t38_a_program_prints_keys_and_is_run_again_before_they_expire() {
     let world = World::new();
     let command = format!("cat '{}'", world.path("my keys.json").display());
     let world = world

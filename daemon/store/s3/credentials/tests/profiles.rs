@@ -1,7 +1,8 @@
 //! The files of AWS's own tools, in the forms in which people have them.
 
 use super::stand_in::World;
-use crate::store::s3::credentials::{ProfileSettings, profile_settings};
+use crate::store::s3::credentials::profile_settings;
+use crate::store::s3::credentials::profiles::ProfileSettings;
 
 fn settings(region: Option<&str>, endpoint_url: Option<&str>) -> ProfileSettings {
     ProfileSettings {

@@ -12,9 +12,12 @@ use jiff::SignedDuration;
 use tokio::sync::Notify;
 
 use super::stand_in::{PlainWire, StandIn, TestClock};
+use crate::durable::{Blocking, OsDisk};
 use crate::store::s3::credentials::{Cache, Clock, CredentialsError, Keys, Source, Wire};
 use crate::store::s3::signer::Signer;
 use crate::store::s3::signer::reference::verify;
+use crate::store::s3::{S3Settings, S3Store, Transport};
+use crate::store::{Body, Store};
 
 /// SHA-256 of nothing.
 const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -70,7 +73,7 @@ async fn id(cache: &Cache) -> String {
 }
 
 #[tokio::test]
-async fn all_who_need_keys_wait_for_one_renewal() {
+async fn t38_all_who_need_keys_wait_for_one_renewal() {
     let clock = TestClock::default();
     let (source, _, cache) = world([keys("one", &clock, 60)], true);
     let mut waiting = Box::pin(join_all((0..100).map(|_| id(&cache))));
@@ -103,7 +106,7 @@ async fn a_renewal_goes_on_when_the_one_who_began_it_goes_away_and_ends_with_the
 }
 
 #[tokio::test]
-async fn keys_that_are_good_yet_outlive_failing_renewals() {
+async fn t38_keys_that_are_good_yet_outlive_failing_renewals() {
     let clock = TestClock::default();
     let answers = [keys("one", &clock, 60), away(), away(), away(), keys("two", &clock, 120)];
     let (source, clock, cache) = world(answers, false);
@@ -149,7 +152,7 @@ async fn a_source_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_store_refuses_for_expired_keys_succeeds_with_renewed_ones() {
+async fn t38_a_request_that_the_store_refuses_for_expired_keys_succeeds_with_renewed_ones() {
     let store = StandIn::new(|request, _| {
         let parts = request.clone().into_parts().0;
         match verify(&parts, "hush", "eu-west-3", "s3") {
@@ -174,4 +177,47 @@ async fn a_request_that_the_store_refuses_for_expired_keys_succeeds_with_renewed
     assert_eq!(send().await.status(), 200);
     assert_eq!(send().await.status(), 200);
     assert_eq!(source.asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn t38_a_put_is_done_although_the_store_calls_the_keys_expired_in_between() {
+    let part = r#"{"type":"user"}"#;
+    let bucket = StandIn::new(move |request, _| {
+        let parts = request.clone().into_parts().0;
+        match (verify(&parts, "hush", "eu-west-3", "s3"), request.method().as_str()) {
+            (Ok(asked), _) if asked.access_key_id != "new" => {
+                (400, "<Error><Code>ExpiredToken</Code><Message>hush</Message></Error>".into())
+            }
+            // Without an ETag the store looks whether it is there.
+            (Ok(_), "PUT" | "HEAD") => {
+                (200, if request.method() == "PUT" { "" } else { part }.into())
+            }
+            (Ok(_), method) => (405, method.into()),
+            (Err(wrong), _) => (403, wrong),
+        }
+    })
+    .await;
+    let clock = TestClock::default();
+    let (source, _, cache) = world([keys("old", &clock, 600), keys("new", &clock, 600)], false);
+    let settings = S3Settings {
+        scheme: "s3",
+        endpoint: bucket.url(),
+        region: "eu-west-3".into(),
+        bucket: "bucket".into(),
+        project: "agents".into(),
+    };
+    let signer = Signer::with_cache(cache, "eu-west-3");
+    let transport = Transport::new(None).unwrap();
+    let disk = Arc::new(OsDisk::new());
+    let store = S3Store::new(settings, transport, signer, disk, Blocking::Inline);
+    let key = "sessions/codex/a~2/x@0123abcd%20y/part-00001-0123abcd.jsonl";
+    store.put(key, Body::Bytes(part.into()), Some("0-15")).await.unwrap();
+    assert_eq!(source.asked.load(Ordering::SeqCst), 2);
+    let paths: Vec<String> = bucket
+        .asked()
+        .iter()
+        .map(|asked| format!("{} {}", asked.method(), asked.uri().path()))
+        .collect();
+    let path = "/bucket/agents/sessions/codex/a~2/x%400123abcd%2520y/part-00001-0123abcd.jsonl";
+    assert_eq!(paths, [format!("PUT {path}"), format!("PUT {path}"), format!("HEAD {path}")]);
 }

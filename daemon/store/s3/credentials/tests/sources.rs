@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::{Method, Request};
 
 use super::stand_in::{ID, SECRET, StandIn, TestClock, World, json_answer, later, sts_answer};
-use crate::store::s3::credentials::Keys;
+use crate::durable::OsDisk;
+use crate::store::s3::Transport;
+use crate::store::s3::credentials::{Keys, Source};
 use crate::store::s3::signer::reference::verify;
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/recorder";
@@ -78,7 +80,7 @@ async fn the_environment_comes_first_unless_our_configuration_names_a_profile() 
 }
 
 #[tokio::test]
-async fn a_web_identity_of_the_environment_becomes_a_role_and_its_token_is_read_each_time() {
+async fn t38_a_web_identity_of_the_environment_becomes_a_role_and_its_token_is_read_each_time() {
     let world = World::new();
     let service = token_service(world.clock.clone()).await;
     let token = world.path("run/token");
@@ -102,7 +104,7 @@ async fn a_web_identity_of_the_environment_becomes_a_role_and_its_token_is_read_
 }
 
 #[tokio::test]
-async fn keys_in_a_file_are_found_and_read_anew_when_the_store_refuses_them() {
+async fn t38_keys_in_a_file_are_found_and_read_anew_when_the_store_refuses_them() {
     let world = World::new().file(".aws/credentials", &static_profile("default"));
     let cache = world.cache();
     assert_eq!(cache.get().await.unwrap().access_key_id, ID);
@@ -120,7 +122,7 @@ async fn keys_in_a_file_are_found_and_read_anew_when_the_store_refuses_them() {
 }
 
 #[tokio::test]
-async fn a_profile_assumes_its_role_with_the_keys_of_its_source() {
+async fn t38_a_profile_assumes_its_role_with_the_keys_of_its_source() {
     let world = World::new();
     let service = token_service(world.clock.clone()).await;
     let config = format!(
@@ -194,7 +196,7 @@ async fn a_profile_assumes_its_own_role_with_its_own_keys_or_a_named_source_or_a
 }
 
 #[tokio::test]
-async fn a_container_gives_keys_at_the_address_and_with_the_token_of_the_environment() {
+async fn t38_a_container_gives_keys_at_the_address_and_with_the_token_of_the_environment() {
     let world = World::new();
     let clock = world.clock.clone();
     let service = StandIn::new(move |request, number| {
@@ -223,7 +225,7 @@ async fn a_container_gives_keys_at_the_address_and_with_the_token_of_the_environ
 }
 
 #[tokio::test]
-async fn a_machine_gives_the_keys_of_its_role_to_one_who_holds_a_session_token() {
+async fn t38_a_machine_gives_the_keys_of_its_role_to_one_who_holds_a_session_token() {
     let world = World::new();
     let clock = world.clock.clone();
     let service = StandIn::new(move |request, number| {
@@ -252,4 +254,22 @@ async fn a_machine_gives_the_keys_of_its_role_to_one_who_holds_a_session_token()
         usual.keys().await.unwrap().origin,
         "the instance metadata service at http://169.254.169.254"
     );
+}
+
+#[tokio::test]
+async fn the_stores_own_transport_asks_for_keys_too() {
+    let world = World::new();
+    let service = token_service(world.clock.clone()).await;
+    let config = format!("[profile app]\nrole_arn = {ROLE}\nsource_profile = base\n");
+    let world = with_token_service(world, &service)
+        .profile("app")
+        .file(".aws/config", &config)
+        .file(".aws/credentials", &static_profile("base"));
+    let source =
+        world.source_with(Arc::new(OsDisk::new()), Arc::new(Transport::new(None).unwrap()));
+    assert_eq!(source.keys().await.unwrap().access_key_id, "ASIAROLE000000000000");
+    drop(service);
+    let error = source.keys().await.unwrap_err();
+    assert!(error.is_temporary());
+    assert!(error.to_string().contains("did not answer: cannot reach the server: "), "{error}");
 }

@@ -79,7 +79,7 @@ async fn world() -> (World, StandIn) {
 }
 
 #[tokio::test]
-async fn a_login_gives_the_keys_of_a_role_and_new_ones_before_they_expire() {
+async fn t38_a_login_gives_the_keys_of_a_role_and_new_ones_before_they_expire() {
     let (world, service) = world().await;
     world.write(SESSION_TOKEN, &token("hush-a", &later(&world.clock, 480)).to_string());
     let cache = world.cache();
@@ -114,7 +114,7 @@ async fn a_login_of_the_older_kind_is_found_by_its_url() {
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_it_expires_and_put_back_for_the_tools_that_share_it() {
+async fn t38_a_token_is_renewed_before_it_expires_and_put_back_for_the_tools_that_share_it() {
     let (world, service) = world().await;
     let old = renewable("hush-old", &later(&world.clock, 4), &later(&world.clock, 10_000));
     world.write(SESSION_TOKEN, &old.to_string());
@@ -155,7 +155,7 @@ async fn a_token_that_cannot_be_renewed_is_used_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_over_says_how_to_log_in_again() {
+async fn t38_a_login_that_is_over_says_how_to_log_in_again() {
     let over = "the login of the profile \"dev\" is over: run `aws sso login --profile dev`";
     let (world, service) = world().await;
     assert_eq!(world.complaint().await, over, "there never was one");

@@ -217,8 +217,12 @@ impl World {
     }
 
     pub(super) fn source_on(&self, disk: Arc<dyn Disk>) -> Ambient {
+        self.source_with(disk, Arc::new(PlainWire { reroute: self.reroute }))
+    }
+
+    pub(super) fn source_with(&self, disk: Arc<dyn Disk>, wire: Arc<dyn Wire>) -> Ambient {
         let tools = Tools {
-            wire: Arc::new(PlainWire { reroute: self.reroute }),
+            wire,
             disk,
             blocking: Blocking::Inline,
             clock: self.clock.clone(),
