@@ -246,14 +246,13 @@ impl Adopter {
         waiting: Vec<Waiting>,
     ) -> Result<Held, AdoptError> {
         let store = &*self.store;
-        let mut manifest = match manifest::read(store, &key).await? {
+        let manifest = match manifest::read(store, &key).await? {
             Some(manifest) => {
                 store.persist(&key.manifest_key()).await?;
                 manifest
             }
             None => Manifest::new(&key),
         };
-        self.learn_digests(&key, &mut manifest).await?;
         let listed = manifest::list_parts(store, &key).await?;
         let order = manifest::replay_order(&manifest, &listed);
         let mut unnamed = Vec::new();
@@ -305,20 +304,6 @@ impl Adopter {
             }
         }
         Ok(rest)
-    }
-
-    /// What the reference tool merged has no digest and no range: by its size alone it could be taken for something else.
-    async fn learn_digests(
-        &self,
-        key: &SessionKey,
-        manifest: &mut Manifest,
-    ) -> Result<(), AdoptError> {
-        let merged = manifest.parts.iter_mut().filter(|part| part.compacted_from.is_some());
-        for part in merged.filter(|part| part.sha256.is_none()) {
-            let read = self.unnamed_entry(key, &part.name(), part.uploaded_bytes).await?;
-            part.sha256 = read.sha256;
-        }
-        Ok(())
     }
 
     /// An object that no manifest names yet. Its note tells its range, if the store keeps notes; else the walk along the source

@@ -20,6 +20,7 @@ use super::manifest::{self, Failure};
 use super::{Done, Engine, SESSION_RETRY, Tools};
 use crate::outbox::Outbox;
 use crate::part::{Manifest, PartName, SessionKey, hex};
+use crate::source::Cursor;
 use crate::state::{Change, Leaving, PendingPart, Record};
 use crate::store::{ErrorKind, Store, StoreError};
 
@@ -100,7 +101,16 @@ impl Engine {
         let Some(old) = self.state.get(&key).cloned() else { return false };
         let below = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let why = format!("another writer stores parts of {} too", key.id());
+        // What somebody merged with parts of their own cannot be taken along. A generation has to be whole: the source, if it is
+        // there, is captured once more.
+        let begins = parts.first().map_or(old.cursor.offset, |part| part.range[0]);
+        let source = self.tools.files.stat(&old.source).ok();
+        let anew = source.filter(|_| begins > 0 && !old.superseded && !old.stopped);
         let fresh = Record {
+            cursor: match anew {
+                Some(stat) if parts.is_empty() => Cursor::start(stat),
+                _ => old.cursor.clone(),
+            },
             next_seq: below,
             pending: parts,
             totals: Default::default(),
@@ -119,6 +129,7 @@ impl Engine {
             leaving: (!leaving.parts.is_empty()).then_some(leaving),
             ..old.clone()
         };
+        let is_cut_off = anew.is_some() && !fresh.pending.is_empty();
         let mut changes = self.redirected(&key, &next, below);
         changes.extend([(key.clone(), gone), (next.clone(), fresh.clone())].map(change));
         if !self.commit(changes) {
@@ -143,6 +154,15 @@ impl Engine {
         self.note_moved(&key, &next, below);
         self.adopt_record(&next, &fresh);
         self.mark_dirty(&next);
+        if is_cut_off {
+            // Killed before this: that generation goes on without its beginning, which is in the one that was left.
+            self.next_generation(&next, "its beginning was merged with another writer's parts");
+        }
+        if anew.is_some()
+            && let Some(newest) = self.newest(&next).map(|(newest, _)| newest.clone())
+        {
+            self.note_anew(&next, &newest);
+        }
         true
     }
 

@@ -135,6 +135,18 @@ impl Engine {
         }
     }
 
+    /// A source is captured once more from its beginning: who waits for what was moved waits for that, too.
+    pub(super) fn note_anew(&mut self, moved: &SessionKey, anew: &SessionKey) {
+        for waiter in &mut self.waiters {
+            let waits = waiter.targets.contains_key(moved);
+            if let Some(unlooked) = &mut waiter.unlooked
+                && (waits || unlooked.contains(moved))
+            {
+                unlooked.insert(anew.clone());
+            }
+        }
+    }
+
     /// Answers whoever waits for something that is now so.
     pub(super) fn answer_waiters(&mut self) {
         let mut waiting = Vec::new();
