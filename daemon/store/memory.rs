@@ -181,6 +181,11 @@ impl MemoryStore {
         self.lock().insert(key, bytes.into(), None);
     }
 
+    /// Removes an object behind the recorder's back; it is not counted.
+    pub(crate) fn remove(&self, key: &str) {
+        self.lock().objects.remove(key);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
