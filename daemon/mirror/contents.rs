@@ -16,7 +16,7 @@ use crate::store::Store;
 /// Bytes read at a time where a merged part is compared with what it should hold.
 const COMPARE_BYTES: usize = 64 * 1024;
 
-/// Largest part that is looked for in merged ones, bytes: one chunk, some records longer. A larger leftover stays.
+/// Largest part that is looked for in named ones, bytes: one chunk, some records longer. A larger leftover stays.
 const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How many of a writer's parts, from the first on, are in what a manifest names, behind so many bytes that it had before.
@@ -106,16 +106,14 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// Whether merged parts hold these bytes: then they are safe there, and a second copy of them is one too many.
-pub(crate) async fn is_merged(
+/// Whether the named parts hold these bytes: then they are safe there, and a second copy of them is one too many.
+pub(crate) async fn holds(
     store: &dyn Store,
     key: &SessionKey,
     manifest: &Manifest,
     bytes: &[u8],
 ) -> Result<bool, Failure> {
-    let mut merged = manifest.clone();
-    merged.parts.retain(|part| part.compacted_from.is_some());
-    let mut contents = Contents::new(store, key, &merged, 0);
+    let mut contents = Contents::new(store, key, manifest, 0);
     let finder = memchr::memmem::Finder::new(bytes);
     let mut window: Vec<u8> = Vec::new();
     loop {
