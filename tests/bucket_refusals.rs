@@ -64,59 +64,121 @@ fn assert_says(output: &Output, code: i32, words: &[&[&str]]) {
     println!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
 }
 
-#[test]
-fn t38_a_wrong_secret_is_told_and_not_echoed() {
-    for kind in [ServerKind::S3sFs, ServerKind::Garage] {
-        let Some(scene) = Scene::new(kind, "a wrong secret") else { continue };
-        let secret = ["n0t", "The", "Secret0123456789abcdefghijklm"].concat();
-        let output = scene.once_with(&[("AWS_SECRET_ACCESS_KEY", &secret)]);
-        assert_says(&output, FAILED, &[&["signature", "secret"], &["credential", "key"]]);
-        assert!(!said(&output).contains(&secret), "the secret was echoed");
-        scene.recovers();
-    }
+/// A server, what is wrong with the settings, and what must be said of it.
+struct Wrong {
+    what: &'static str,
+    kind: ServerKind,
+    /// Variables that are set to something else, or taken away.
+    variables: &'static [(&'static str, Option<&'static str>)],
+    words: &'static [&'static [&'static str]],
 }
 
-#[test]
-fn t38_an_unknown_access_key_is_told() {
-    for kind in [ServerKind::S3sFs, ServerKind::Garage] {
-        let Some(scene) = Scene::new(kind, "an unknown key") else { continue };
-        let output = scene.once_with(&[("AWS_ACCESS_KEY_ID", "GKffffffffffffffffffffffff")]);
-        assert_says(&output, FAILED, &[&["credential", "key"]]);
-        scene.recovers();
-    }
-}
+/// A secret that must not be echoed. It belongs to nobody.
+const SECRET: &str = "n0tTheSecret0123456789abcdefghijklm";
 
-#[test]
-fn t38_no_credentials_at_all_are_told() {
-    let Some(scene) = Scene::new(ServerKind::S3sFs, "no credentials") else { return };
+const SECRET_WORDS: &[&[&str]] = &[&["signature", "secret"], &["credential", "key"]];
+const BUCKET_WORDS: &[&[&str]] = &[&["no-bucket-of-this-name"], &["bucket"]];
+const NO_BUCKET: &[(&str, Option<&str>)] =
+    &[("TRACECRAFT_STORE", Some("s3://no-bucket-of-this-name/p"))];
+const WRONG_SECRET: &[(&str, Option<&str>)] = &[("AWS_SECRET_ACCESS_KEY", Some(SECRET))];
+const WRONG_KEY: &[(&str, Option<&str>)] =
+    &[("AWS_ACCESS_KEY_ID", Some("GKffffffffffffffffffffffff"))];
+
+const WRONGS: &[Wrong] = &[
+    Wrong {
+        what: "a wrong secret",
+        kind: ServerKind::S3sFs,
+        variables: WRONG_SECRET,
+        words: SECRET_WORDS,
+    },
+    Wrong {
+        what: "a wrong secret",
+        kind: ServerKind::Garage,
+        variables: WRONG_SECRET,
+        words: SECRET_WORDS,
+    },
+    Wrong {
+        what: "an unknown key",
+        kind: ServerKind::S3sFs,
+        variables: WRONG_KEY,
+        words: &[&["credential", "key"]],
+    },
+    Wrong {
+        what: "an unknown key",
+        kind: ServerKind::Garage,
+        variables: WRONG_KEY,
+        words: &[&["credential", "key"]],
+    },
+    Wrong {
+        what: "no such bucket",
+        kind: ServerKind::S3sFs,
+        variables: NO_BUCKET,
+        words: BUCKET_WORDS,
+    },
+    Wrong {
+        what: "no such bucket",
+        kind: ServerKind::Moto,
+        variables: NO_BUCKET,
+        words: BUCKET_WORDS,
+    },
+    Wrong {
+        what: "no such bucket",
+        kind: ServerKind::Garage,
+        variables: NO_BUCKET,
+        words: BUCKET_WORDS,
+    },
+    Wrong {
+        what: "a wrong region",
+        kind: ServerKind::Garage,
+        variables: &[("AWS_REGION", Some("mars-north-1"))],
+        words: &[&["region"], &["garage"]],
+    },
+    Wrong {
+        what: "no credentials",
+        kind: ServerKind::S3sFs,
+        // A machine of a cloud is not asked who it is.
+        variables: &[
+            ("AWS_ACCESS_KEY_ID", None),
+            ("AWS_SECRET_ACCESS_KEY", None),
+            ("AWS_EC2_METADATA_DISABLED", Some("true")),
+        ],
+        words: &[&["credential", "key"]],
+    },
+];
+
+fn is_told(wrong: &Wrong) {
+    let Some(scene) = Scene::new(wrong.kind, wrong.what) else { return };
     let mut command = scene.home.tracecraftd();
-    command.arg("--once").env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-    // Nobody answers there: a machine of a cloud is not asked who it is.
-    command.env("AWS_EC2_METADATA_DISABLED", "true");
-    assert_says(&run(&mut command), FAILED, &[&["credential"]]);
-    scene.recovers();
-}
-
-#[test]
-fn t46_a_bucket_that_is_not_there_is_named() {
-    for kind in [ServerKind::S3sFs, ServerKind::Moto, ServerKind::Garage] {
-        let Some(scene) = Scene::new(kind, "no such bucket") else { continue };
-        let output = scene.once_with(&[("TRACECRAFT_STORE", "s3://no-bucket-of-this-name/p")]);
-        assert_says(&output, FAILED, &[&["no-bucket-of-this-name"], &["bucket"]]);
-        scene.recovers();
+    command.arg("--once");
+    for (name, value) in wrong.variables {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
     }
-}
-
-#[test]
-fn t41_a_wrong_region_is_told_with_the_right_one() {
-    let Some(scene) = Scene::new(ServerKind::Garage, "a wrong region") else { return };
-    let output = scene.once_with(&[("AWS_REGION", "mars-north-1")]);
-    assert_says(&output, FAILED, &[&["region"], &["garage"]]);
+    let output = run(&mut command);
+    println!("{} ({:?}):", wrong.what, wrong.kind);
+    assert_says(&output, FAILED, wrong.words);
+    assert!(!said(&output).contains(SECRET), "the secret was echoed");
     scene.recovers();
 }
 
-/// What servers say, and what a person must be told of it.
-const ANSWERS: &[(u16, &str, &[&[&str]])] = &[
+/// All cases at a time: `--once` waits a minute for a store to come back, whatever it says.
+fn all_at_a_time<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| {
+        cases.iter().for_each(|case| drop(scope.spawn(|| check(case))));
+    });
+}
+
+#[test]
+fn t38_t41_t46_wrong_settings_are_told_so_that_a_person_knows_what_to_do() {
+    all_at_a_time(WRONGS, is_told);
+}
+
+/// What a server says, and what a person must be told of it.
+type Refusal = (u16, &'static str, &'static [&'static [&'static str]]);
+
+const REFUSALS: &[Refusal] = &[
     (403, "RequestTimeTooSkewed", &[&["clock", "time"]]),
     (403, "AccessDenied", &[&["denied", "allowed", "right", "permission"]]),
     (403, "InvalidAccessKeyId", &[&["key", "credential"]]),
@@ -126,41 +188,37 @@ const ANSWERS: &[(u16, &str, &[&[&str]])] = &[
     (301, "PermanentRedirect", &[&["region"], &["eu-central-1"]]),
     (400, "AuthorizationHeaderMalformed", &[&["region"]]),
     (507, "InsufficientStorage", &[&["room", "space", "full", "quota", "storage"]]),
+    // A success that holds an error is none.
+    (200, "InternalError", &[&["store"]]),
 ];
 
 #[test]
-fn t38_t39_t44_t46_what_a_server_refuses_is_told_so_that_a_person_knows_what_to_do() {
-    let Some(scene) = Scene::new(ServerKind::S3sFs, "refusals") else { return };
-    for (status, code, words) in ANSWERS {
+fn t36_t38_t39_t44_t46_what_a_server_refuses_is_told_so_that_a_person_knows_what_to_do() {
+    all_at_a_time(REFUSALS, |(status, code, words)| {
+        let Some(scene) = Scene::new(ServerKind::S3sFs, "refusals") else { return };
         let headers = vec![("x-amz-bucket-region", "eu-central-1")];
         scene.proxy.say(Some(Canned { status: *status, code, headers }));
-        assert_says(&scene.home.once_with(&[]), FAILED, words);
-    }
-    scene.recovers();
-}
-
-#[test]
-fn t36_a_success_that_holds_an_error_is_no_success() {
-    let Some(scene) = Scene::new(ServerKind::S3sFs, "200 with an error") else { return };
-    scene.proxy.say(Some(Canned { status: 200, code: "InternalError", headers: Vec::new() }));
-    let output = scene.home.once_with(&[]);
-    assert_eq!(output.status.code(), Some(FAILED), "{}", said(&output));
-    scene.recovers();
+        let output = scene.home.once_with(&[]);
+        println!("{status} {code}:");
+        assert_says(&output, FAILED, words);
+        scene.recovers();
+    });
 }
 
 #[test]
 fn t42_a_listing_that_fails_is_never_an_empty_bucket() {
-    let Some(scene) = Scene::new(ServerKind::S3sFs, "a failed listing") else { return };
-    scene.home.once();
-    let before = scene.home.objects().versions();
-    for (status, code) in [(500, "InternalError"), (403, "AccessDenied"), (404, ""), (200, "")] {
+    let answers = [(500, "InternalError"), (403, "AccessDenied"), (404, ""), (200, "")];
+    all_at_a_time(&answers, |(status, code)| {
+        let Some(scene) = Scene::new(ServerKind::S3sFs, "a failed listing") else { return };
+        scene.home.once();
+        let before = scene.home.objects().versions();
         std::fs::remove_dir_all(scene.home.state_dir()).unwrap();
-        scene.proxy.say(Some(Canned { status, code, headers: Vec::new() }));
+        scene.proxy.say(Some(Canned { status: *status, code, headers: Vec::new() }));
         let output = scene.home.once_with(&[]);
         assert!(!output.status.success(), "{status} {code}: {}", said(&output));
         scene.recovers();
         assert_eq!(before, scene.home.objects().versions(), "{status} {code}: sent twice");
-    }
+    });
 }
 
 #[test]

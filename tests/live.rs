@@ -5,11 +5,11 @@
 //! runs; `live_run` is the campaign (`--ignored`), `TRACECRAFT_LIVE_SECONDS` long (120). Those with a bucket are in `bucket.rs`.
 
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::support::daemon::{Daemon, ctl, ctl_ok, sessions_of};
+use crate::support::daemon::{Daemon, ctl, ctl_ok, sessions_of, status};
 use crate::support::home::Home;
 use crate::support::judge::{self, Source};
 use crate::support::oracle::Bucket;
@@ -26,6 +26,9 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(15);
 
 /// When the store goes away, as a share of the time that it is there.
 const AWAY_AT: f64 = 0.3;
+
+/// How long a daemon may take to catch up with what it captured while its store failed or was away.
+const CATCH_UP_MAX: Duration = Duration::from_secs(300);
 
 /// What a campaign is run with.
 pub(crate) struct Setting {
@@ -88,6 +91,8 @@ struct Campaign {
     planted: Planted,
     transcripts: Vec<Mutex<Transcript>>,
     ending: AtomicBool,
+    /// Sessions that have met their fate.
+    met: AtomicU64,
     /// The store is away.
     away: AtomicBool,
     /// What was captured when its source was rewritten or deleted while the store was away.
@@ -121,6 +126,7 @@ impl Campaign {
             planted: Planted::exact_only(seed),
             transcripts,
             ending: AtomicBool::new(false),
+            met: AtomicU64::new(0),
             away: AtomicBool::new(false),
             captured: Mutex::new(Vec::new()),
             started: Instant::now(),
@@ -225,10 +231,12 @@ fn write(campaign: &Campaign, number: u64, seed: u64) {
     let fateful = campaign.length * share / 100;
     let fate = fate_of(number, campaign.setting.away.is_some());
     let mut done = fate == Fate::Grows;
+    campaign.met.fetch_add(u64::from(done), Ordering::Relaxed);
     while !campaign.ended() {
         let due = !done && campaign.started.elapsed() > fateful;
-        if due {
-            done = meet_fate(campaign, number, fate);
+        if due && meet_fate(campaign, number, fate) {
+            done = true;
+            campaign.met.fetch_add(1, Ordering::Relaxed);
         }
         let over = done && campaign.transcript(number).gone || done && fate == Fate::Archived;
         if !over && (done || fate != Fate::StartsLater) {
@@ -339,8 +347,15 @@ pub(crate) fn run(setting: Setting) {
     let mut tally = torment(&campaign, seed);
     // A writer may still wait for a session to be mirrored before it meets its fate: a daemon must be there for it.
     let mut daemon = Daemon::start(campaign.home(), &campaign.arguments());
+    let met = || (campaign.met.load(Ordering::Relaxed) == SESSIONS).then_some(());
+    let _ = try_wait_for(CATCH_UP_MAX, met);
     campaign.ending.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let caught_up = try_wait_for(CATCH_UP_MAX, || {
+        let pending = status(campaign.home())?["pending"]["parts"].as_u64()?;
+        (pending == 0).then_some(())
+    });
+    assert!(caught_up.is_some(), "still not caught up:\n{}", last_lines(&daemon.said()));
     ctl_ok(campaign.home(), &["flush"]);
     wait_until_ok("everything to be stored", || {
         let (mut bucket, sources) = campaign.look();
