@@ -1,4 +1,4 @@
-//! The time of day, as the mirror asks for it. Refuses to know what it is used for.
+//! The time of day, which only names things: order and waiting are the runtime's.
 
 use std::fmt;
 
