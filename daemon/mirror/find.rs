@@ -114,8 +114,8 @@ impl RootsFinder {
         self.harnesses.iter().find(|h| h.name() == name)
     }
 
-    /// Asks a database for its sessions.
-    fn sessions(&self, candidate: &Candidate) -> Looked {
+    /// Asks a database for its sessions, or only for those that it was not known to have.
+    fn sessions(&self, candidate: &Candidate, all: bool) -> Looked {
         let session = |row: &SessionRow| {
             let path = session_path(&candidate.path, &row.id);
             let stat = self.databases.stat_of(&path)?.ok()?;
@@ -131,7 +131,11 @@ impl RootsFinder {
                 facts: Facts { id: None, cwd, started_at },
             })
         };
-        match self.databases.sessions(candidate.harness, &candidate.path) {
+        let found = match all {
+            true => self.databases.sessions(candidate.harness, &candidate.path),
+            false => self.databases.new_sessions(candidate.harness, &candidate.path),
+        };
+        match found {
             Ok(rows) => Looked::Sessions(rows.iter().filter_map(session).collect()),
             Err(source::SourceError::Missing(_)) => Looked::Nothing,
             Err(source::SourceError::Busy(_)) => Looked::Unclear,
@@ -225,12 +229,7 @@ impl Finder for RootsFinder {
             // Of a plain file and its compressed twin only the scan can tell which one counts.
             Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
             Some(candidate) if candidate.encoding == Encoding::Rows => {
-                match self.sessions(&candidate) {
-                    Looked::Sessions(all) => {
-                        Looked::Sessions(all.into_iter().filter(has_rows).collect())
-                    }
-                    other => other,
-                }
+                self.sessions(&candidate, false)
             }
             Some(candidate) => self.describe(candidate),
             None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
@@ -252,7 +251,7 @@ impl Finder for RootsFinder {
 impl RootsFinder {
     fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
         if candidate.encoding == Encoding::Rows {
-            match self.sessions(&candidate) {
+            match self.sessions(&candidate, true) {
                 Looked::Sessions(sessions) => {
                     let (old, new): (Vec<_>, Vec<_>) =
                         sessions.into_iter().partition(|s| known.contains(&s.candidate.path));

@@ -404,7 +404,10 @@ impl Engine {
         let seen = batch.seen.iter();
         let changes = seen.flat_map(|(key, seen)| self.changes_of(key, seen, cwd(key))).collect();
         if !self.commit(changes) {
-            self.pass.extend(batch.seen.into_iter().map(|(key, _)| key));
+            for (key, _) in batch.seen {
+                self.live(&key).verify = true; // What was told with this look is not told again of itself.
+                self.pass.push_back(key);
+            }
             self.postpone_pass();
             return;
         }

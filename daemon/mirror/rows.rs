@@ -31,12 +31,12 @@ fn compare(
     written: &mut Written,
     view: &mut View<'_>,
 ) -> io::Result<Seen> {
-    let told = Some(Box::new(told(&tools.redactor, view.session())));
     let offset = look.cursor.offset;
     if !view.may_differ(offset, look.care == Care::Whole) {
         let cursor = cursor_at(offset, view.stat());
-        return Ok(Seen::Read { parts: Vec::new(), cursor, unfinished_bytes: 0, told });
+        return Ok(Seen::Read { parts: Vec::new(), cursor, unfinished_bytes: 0, told: None });
     }
+    let told = Some(Box::new(told(&tools.redactor, view.session())));
     let Some(ledger) = tools.ledgers.read(&*tools.disk, &look.key, offset)? else {
         return Ok(Seen::Unledgered);
     };

@@ -326,7 +326,7 @@ fn play(seed: u64) -> (usize, bool) {
 fn t55_t57_folded_the_log_is_the_rows_whatever_a_writer_a_kill_or_a_power_loss_does() {
     let sequences = std::env::var("TRACECRAFT_MODEL_SEQUENCES").ok().and_then(|n| n.parse().ok());
     // Each costs some syncs of a real disk; the long run is the release step's.
-    let sequences: u64 = sequences.map_or(30, |n: u64| n.div_ceil(50));
+    let sequences: u64 = sequences.map_or(12, |n: u64| n.div_ceil(50));
     let first =
         std::env::var("TRACECRAFT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let played: Vec<_> = (first..first + sequences).map(play).collect();

@@ -301,7 +301,8 @@ impl Copy {
         db.set_limit(Limit::SQLITE_LIMIT_LENGTH, RECORD_BYTES_MAX as i32)?;
         // Temporary tables hold text that is not redacted: never in a file elsewhere.
         db.execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;",
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON;
+             PRAGMA cache_size = -1024;",
         )?;
         // The first read rolls a hot journal back; after that nothing writes.
         db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;

@@ -9,7 +9,7 @@ mod copy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -227,7 +227,27 @@ impl Databases {
         database.seen_in = 0;
         self.refresh(&mut database, &**tables)?;
         let sessions = database.sessions.values().cloned().collect();
+        database.note_given();
         database.drop_old_copy();
+        Ok(sessions)
+    }
+
+    /// Those of its sessions that have rows and were given by no earlier call.
+    pub(crate) fn new_sessions(
+        &self,
+        harness: &str,
+        path: &Path,
+    ) -> Result<Vec<SessionRow>, SourceError> {
+        let tables = self.tables_of(harness, path)?;
+        let database = self.database(path);
+        let mut database = lock(&database);
+        database.seen_in = 0;
+        self.refresh(&mut database, &**tables)?;
+        let given = std::mem::take(&mut database.given);
+        let new = |session: &&SessionRow| session.rows > 0 && !given.contains(&session.id);
+        let sessions = database.sessions.values().filter(new).cloned().collect();
+        database.given = given;
+        database.note_given();
         Ok(sessions)
     }
 
@@ -386,6 +406,8 @@ struct Database {
     last_id: Option<i64>,
     sessions: BTreeMap<String, SessionRow>,
     compared: HashMap<String, Compared>,
+    /// Sessions that the finder was told of.
+    given: HashSet<String>,
 }
 
 /// When a session's rows were last compared with what was captured.
@@ -412,6 +434,7 @@ impl Database {
             last_id: None,
             sessions: BTreeMap::new(),
             compared: HashMap::new(),
+            given: HashSet::new(),
         }
     }
 
@@ -454,6 +477,11 @@ impl Database {
 
     fn close(&mut self) {
         self.db = None;
+    }
+
+    fn note_given(&mut self) {
+        let ids = self.sessions.values().filter(|session| session.rows > 0);
+        self.given = ids.map(|session| session.id.clone()).collect();
     }
 
     fn drop_old_copy(&mut self) {
@@ -501,13 +529,13 @@ impl View<'_> {
         if compared.offset != offset || compared.overview != self.session.overview {
             return true;
         }
-        if compared.version == database.version {
-            return false; // This very copy was compared.
-        }
         if whole {
             // One session has been quiet, so its database may have been: then all are looked at once.
-            database.doubted = database.version;
+            database.doubted = database.doubted.max(compared.version + 1).min(database.version);
             return true;
+        }
+        if compared.version == database.version {
+            return false; // This very copy was compared.
         }
         let small = database.evidence.as_ref().is_some_and(|e| e.main.size <= COMPARED_BYTES_MAX);
         let warm = compared.captured_at.is_some_and(|at| at.elapsed() < WARM);

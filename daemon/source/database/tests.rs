@@ -1,5 +1,7 @@
 //! Private copies under a real writer: what is read is always what was committed, and the database is never touched.
 
+#![allow(clippy::disallowed_methods, reason = "these files belong to an agent that the tests play")]
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
