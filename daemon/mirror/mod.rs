@@ -14,6 +14,7 @@ mod find;
 pub(crate) mod handle;
 mod look;
 mod manifest;
+mod orphans;
 mod place;
 mod problems;
 mod replay;
