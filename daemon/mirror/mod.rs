@@ -18,6 +18,7 @@ mod follow;
 pub(crate) mod handle;
 mod look;
 mod manifest;
+mod orphans;
 mod place;
 mod problems;
 mod replay;

@@ -9,7 +9,6 @@ use super::adopt::{AdoptError, Adopted, Adopter};
 use super::find::NewFile;
 use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::mirror::manifest::Failure;
-use crate::outbox::Waiting;
 use crate::part::{ManifestError, SessionKey};
 use crate::source::{self, Cursor, Depth, Encoding, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
@@ -247,7 +246,7 @@ impl Engine {
     }
 
     /// Whether the store was listed for a harness; asks for it where that is possible and was not done.
-    fn folders_known(&mut self, key: &SessionKey) -> bool {
+    pub(super) fn folders_known(&mut self, key: &SessionKey) -> bool {
         match self.folders.get(key.harness()) {
             Some(Folders::Known(_)) => return true,
             Some(Folders::Asked) => {}
@@ -285,7 +284,7 @@ impl Engine {
     }
 
     /// Every generation of a session that the store or the outbox has, in order.
-    fn generations(&self, base: &SessionKey) -> Vec<SessionKey> {
+    pub(super) fn generations(&self, base: &SessionKey) -> Vec<SessionKey> {
         let mut all = BTreeSet::new();
         if let Some(Folders::Known(ids)) = self.folders.get(base.harness()) {
             for id in ids {
@@ -492,7 +491,7 @@ impl Engine {
         }
     }
 
-    fn adoption_failed(&mut self, key: &SessionKey, failure: Failure) {
+    pub(super) fn adoption_failed(&mut self, key: &SessionKey, failure: Failure) {
         match failure {
             Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
                 self.fatal = Some(error.into());
@@ -506,7 +505,7 @@ impl Engine {
     }
 
     /// Commits records that adoption brought, and follows the newest.
-    fn take_in(&mut self, adopted: Adopted) -> bool {
+    pub(super) fn take_in(&mut self, adopted: Adopted) -> bool {
         let changes = adopted
             .records
             .iter()
@@ -529,76 +528,5 @@ impl Engine {
             info!(session = %key, "continued from the store");
         }
         true
-    }
-
-    /// Parts in the outbox whose source did not turn up: once all that was found is placed, they are adopted by themselves.
-    fn start_orphans(&mut self) {
-        if self.orphans.is_empty() || self.scan_done < self.orphans_scan || !self.nothing_to_place()
-        {
-            return;
-        }
-        if self.orphans_started || !self.store_is_open() {
-            return;
-        }
-        let Some(base) = self.orphans.first().map(|w| w.key.with_generation(1)) else { return };
-        if !self.folders_known(&base) {
-            return;
-        }
-        // All generations together: the next one has to get a number that none of them has.
-        let generations = self.generations(&base);
-        let same = |key: &SessionKey| key.harness() == base.harness() && key.base() == base.id();
-        let (own, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.orphans).into_iter().partition(|w| same(&w.key));
-        self.orphans = rest;
-        if self.newest(&base).is_some() {
-            return; // Adoption has looked at them: what did not fit was stored, or never committed.
-        }
-        self.orphans_started = true;
-        self.adopting.insert(base.clone());
-        let adopter = self.adopter();
-        self.jobs.push(Box::pin(async move {
-            let adopted = adopter.adopt_orphans(generations, own).await;
-            Done::Orphans(base, adopted)
-        }));
-    }
-
-    pub(super) fn adopted_orphans(
-        &mut self,
-        key: &SessionKey,
-        adopted: Result<Adopted, AdoptError>,
-    ) {
-        self.orphans_started = false;
-        self.adopting.remove(key);
-        match adopted {
-            Ok(adopted) => {
-                if !self.take_in(adopted) {
-                    self.list_orphans(key);
-                }
-            }
-            Err(AdoptError::Outbox(error)) => {
-                self.outbox_unusable(&error);
-                self.list_orphans(key);
-            }
-            Err(AdoptError::Store(failure)) => {
-                self.list_orphans(key);
-                self.adoption_failed(key, failure);
-            }
-            // There is no source that could fail.
-            Err(AdoptError::Source(_) | AdoptError::Changed) => self.list_orphans(key),
-        }
-    }
-
-    fn outbox_unusable(&mut self, error: &std::io::Error) {
-        let path = self.settings.state_dir.join("outbox").display().to_string();
-        self.problem("outbox_unreadable", &path, &chain(error), Some("check the disk"));
-    }
-
-    /// Parts that could not be adopted stay in the outbox and are asked for again.
-    fn list_orphans(&mut self, key: &SessionKey) {
-        if let Ok(all) = self.outbox.waiting(&*self.tools.disk) {
-            let same = |w: &Waiting| w.key.with_generation(1) == *key;
-            self.orphans.extend(all.into_iter().filter(same));
-        }
-        self.orphans_scan = self.scans + 1;
     }
 }
