@@ -252,7 +252,7 @@ impl Engine {
                 self.mark_dirty(key);
                 return;
             }
-            Err(AdoptError::Store(Failure::Store(error))) => self.store_failed(&chain(&error)),
+            Err(AdoptError::Store(Failure::Store(error))) => self.store_failed(&error),
             Err(error) => {
                 let hint = "what was captured before is safe; it is tried again";
                 self.session_problem(key, "ledger_lost", &chain(&error), Some(hint));

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::handle::{Answer, Command, Replay};
 use super::replay::{PIECES_MAX, replay};
 use super::wait::Reply;
-use super::{DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_STALL, Summary};
+use super::{DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_REFUSALS_MAX, ONCE_STALL, Summary};
 use crate::api::{
     self, ErrorBody, ErrorCode, PROTOCOL, Pending, Phase, Session, SessionCounts, SessionList,
     SessionState, Status,
@@ -359,6 +359,12 @@ impl Engine {
 
     pub(super) fn is_finished(&mut self) -> bool {
         if self.settings.once && self.phase != Phase::Stopping {
+            // What can be captured is, before: it is safe from its agent then.
+            let captured = !self.capturing && self.pass.is_empty() && self.dirty.is_empty();
+            if captured && self.store_refusals >= ONCE_REFUSALS_MAX {
+                warn!("the store refuses: giving up");
+                return true;
+            }
             let stalled = self.progress_at.elapsed() >= ONCE_STALL;
             if stalled {
                 warn!("no progress for {} s: giving up", ONCE_STALL.as_secs());

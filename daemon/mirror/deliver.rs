@@ -17,7 +17,7 @@ use super::{
 use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
 use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
 use crate::state::{Change, Compaction, PendingPart, Record};
-use crate::store::ErrorKind;
+use crate::store::{ErrorKind, StoreError};
 
 /// A compaction under way.
 #[derive(Debug)]
@@ -270,7 +270,7 @@ impl Engine {
             Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
                 self.fatal = Some(error.into());
             }
-            Failure::Store(error) => self.store_failed(&chain(&error)),
+            Failure::Store(error) => self.store_failed(&error),
             Failure::Conflict { .. } => self.start_retreat(key),
             other => {
                 let hint = "mend or remove the object; captured parts wait in the outbox";
@@ -302,16 +302,19 @@ impl Engine {
 
     pub(super) fn store_works(&mut self) {
         self.store_failures = 0;
+        self.store_refusals = 0;
         self.store_retry_at = None;
         self.clear_problem("store_unavailable", "");
     }
 
-    pub(super) fn store_failed(&mut self, message: &str) {
+    pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.store_failures += 1;
+        let refused = matches!(error.kind, ErrorKind::Denied | ErrorKind::Invalid);
+        self.store_refusals = if refused { self.store_refusals + 1 } else { 0 };
         self.hold_store_retry();
         let hint = "nothing is lost: parts wait in the outbox and are sent when the store answers";
         // The object alone does not tell a person which disk or server to look at.
-        let message = format!("{}: {message}", self.settings.store_url);
+        let message = format!("{}: {}", self.settings.store_url, chain(error));
         self.problem("store_unavailable", "", &message, Some(hint));
     }
 
@@ -532,7 +535,7 @@ impl Engine {
         }
         match failure {
             Failure::Store(error) => {
-                self.store_failed(&chain(&error));
+                self.store_failed(&error);
                 if let Some(run) = self.compactions.get_mut(&key) {
                     run.stage = again; // Taken up again after the back-off.
                 }

@@ -87,6 +87,10 @@ const ONCE_STALL: Duration = Duration::from_secs(60);
 /// Sends in flight to a local store, which shares its waits for the disk among them.
 const SENDS_MAX: usize = 32;
 
+/// `--once` gives up after this many refusals in a row (no right, no such bucket): only a person ends those. More than one,
+/// since a key that was just made is not known to all servers of a store at once.
+const ONCE_REFUSALS_MAX: u32 = 3;
+
 /// Sends in flight to a remote store: enough to drain thousands of manifests in time, few enough for stores that shed load
 /// from a dozen requests on.
 const SENDS_MAX_REMOTE: usize = 12;
@@ -294,6 +298,8 @@ pub(crate) struct Engine {
     to_send: BTreeSet<(Reverse<i64>, SessionKey)>,
     sends: usize,
     store_failures: u32,
+    /// How many of the last ones were refusals, which do not pass by themselves.
+    store_refusals: u32,
     store_retry_at: Option<Instant>,
     outbox_bytes: u64,
     compactions: HashMap<SessionKey, deliver::Running>,
@@ -388,6 +394,7 @@ impl Engine {
             to_send: BTreeSet::new(),
             sends: 0,
             store_failures: 0,
+            store_refusals: 0,
             store_retry_at: None,
             outbox_bytes: 0,
             compactions: HashMap::new(),

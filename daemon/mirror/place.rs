@@ -276,7 +276,7 @@ impl Engine {
                 Folders::Known(names.into_iter().collect())
             }
             Err(error) => {
-                self.store_failed(&chain(&error));
+                self.store_failed(&error);
                 Folders::Failed
             }
         };
@@ -496,7 +496,7 @@ impl Engine {
             Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
                 self.fatal = Some(error.into());
             }
-            Failure::Store(error) => self.store_failed(&chain(&error)),
+            Failure::Store(error) => self.store_failed(&error),
             other => {
                 let hint = "mend or remove the object; the session is held back until then";
                 self.problem("manifest_invalid", &key.to_string(), &chain(&other), Some(hint));

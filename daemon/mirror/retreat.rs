@@ -227,7 +227,7 @@ impl Engine {
             }
             Err(failure) => {
                 if let Failure::Store(error) = &failure {
-                    self.store_failed(&super::chain(error));
+                    self.store_failed(error);
                 }
                 self.leaving.insert(key.clone(), Instant::now() + SESSION_RETRY);
                 self.queue_send(key);
