@@ -370,8 +370,8 @@ impl Adopter {
             }
             // Another writer may have given the same number, and not yet noticed that it came second.
             let store = &*self.store;
-            if let Some(bytes) = contents::part_bytes(store, key, name, *size).await?
-                && contents::holds(store, key, manifest, &bytes).await?
+            if let Some((bytes, range)) = contents::part_bytes(store, key, name, *size).await?
+                && contents::holds_at(store, key, manifest, &bytes, range).await?
             {
                 store.delete(&key.part_key(name)).await?;
             }
