@@ -51,7 +51,7 @@ fn once_to(kind: ServerKind, test: &str) {
     laid.extend(once::lay_out_planted(&home, &planted));
     once::keeps_its_promises(&home, &laid, &planted);
     println!("{test}: {} transcripts, requests {:?}", laid.len(), proxy.by_kind());
-    let named: usize = Bucket::read(&home.objects()).sessions.iter().map(|one| one.named).sum();
+    let named: usize = Bucket::read(home.objects()).sessions.iter().map(|one| one.named).sum();
     assert_eq!(proxy.by_kind()[&Kind::PutPart], named, "{test}: a part was put twice");
     proxy.forget();
     home.once();
@@ -163,7 +163,7 @@ fn t36_t43_compaction_gets_done_with_a_store_that_fails_a_third_of_all_requests(
         transcript.grow(&planted, 2);
         ctl_ok(&home, &["flush"]);
     }
-    let named = || Bucket::read(&home.objects()).sessions[0].named;
+    let named = || Bucket::read(home.objects()).sessions[0].named;
     assert!(named() >= 5, "{} parts before", named());
     proxy.fail(Plan::a_third());
     // What fails is told and can be asked for again; a few times are enough.
@@ -179,7 +179,7 @@ fn t36_t43_compaction_gets_done_with_a_store_that_fails_a_third_of_all_requests(
     home.once();
     assert_eq!(named(), 1);
     let sources = [transcript.source(&planted)];
-    judge::verdict(judge::at_rest(&Bucket::read(&home.objects()), &sources)).unwrap();
+    judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources)).unwrap();
 }
 
 /// Ten sessions that write before each flush.
@@ -208,7 +208,7 @@ impl Counted {
 
     fn complete(&self) -> Result<(), String> {
         let sources: Vec<_> = self.transcripts.iter().map(|t| t.source(&self.planted)).collect();
-        judge::verdict(judge::at_rest(&Bucket::read(&self.home.objects()), &sources))
+        judge::verdict(judge::at_rest(&Bucket::read(self.home.objects()), &sources))
     }
 }
 

@@ -28,7 +28,7 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(15);
 const AWAY_AT: f64 = 0.3;
 
 /// How long a daemon may take to catch up with what it captured while its store failed or was away.
-const CATCH_UP_MAX: Duration = Duration::from_secs(300);
+const CATCH_UP_MAX: Duration = Duration::from_secs(900);
 
 /// What a campaign is run with.
 pub(crate) struct Setting {
@@ -157,7 +157,7 @@ impl Campaign {
     /// killed daemon has asked for may still be done, so that is waited for.
     fn look(&self) -> (Bucket, Vec<Source>) {
         self.setting.proxy.iter().for_each(Proxy::settle);
-        let bucket = Bucket::read(&self.home().objects());
+        let bucket = Bucket::read(self.home().objects());
         let model = self.transcripts.iter().map(|one| one.lock().unwrap().source(&self.planted));
         (bucket, model.collect())
     }
@@ -171,7 +171,7 @@ impl Campaign {
             (transcript.harness, transcript.id.clone(), life, source.generations[life - 1].clone())
         };
         try_wait_for(Duration::from_secs(30), || {
-            let bucket = Bucket::read_one(&self.home().objects(), harness, &id);
+            let bucket = Bucket::read_one(self.home().objects(), harness, &id);
             let stored = bucket.generations(harness, &id);
             (stored.len() == life && stored[life - 1].by_manifest == content).then_some(())
         })
