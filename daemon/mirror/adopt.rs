@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use crate::durable::Blocking;
 use crate::harness::{Candidate, Facts, Standing};
 use crate::mirror::capture::Tools;
+use crate::mirror::contents;
 use crate::mirror::find::NewFile;
 use crate::mirror::manifest::{self, Failure};
 use crate::outbox::Waiting;
@@ -268,7 +269,7 @@ impl Adopter {
         let mut rest = Vec::new();
         for one in waiting {
             let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
-            if !manifest::is_merged(&*self.store, &held.key, manifest, &bytes).await? {
+            if !contents::is_merged(&*self.store, &held.key, manifest, &bytes).await? {
                 rest.push(one);
             }
         }
@@ -350,8 +351,8 @@ impl Adopter {
             }
             // Another writer may have given the same number, and not yet noticed that it came second.
             let store = &*self.store;
-            if let Some(bytes) = manifest::part_bytes(store, key, name, *size).await?
-                && manifest::is_merged(store, key, manifest, &bytes).await?
+            if let Some(bytes) = contents::part_bytes(store, key, name, *size).await?
+                && contents::is_merged(store, key, manifest, &bytes).await?
             {
                 store.delete(&key.part_key(name)).await?;
             }

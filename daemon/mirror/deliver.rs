@@ -250,7 +250,7 @@ impl Engine {
             (true, Some(_)) => {}
             (true, None) => {
                 live.unnamed_since = Some(now);
-                // `--once` names a part as soon as it is stored; a time to come would only keep it from ending.
+                // `--once` names a part as soon as it is stored, and would wait for a look that has nothing to do.
                 if !self.settings.once {
                     self.look_at(key, now + MANIFEST_EVERY);
                 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
-use crate::part::{Manifest, ManifestError, PartEntry, PartName, SEQ_MAX, SessionKey, hex};
+use super::contents::Contents;
+use crate::part::{Manifest, ManifestError, PartEntry, PartName, SEQ_MAX, SessionKey};
 use crate::redact::Counts;
-use crate::state::{PendingPart, Record, Totals};
+use crate::state::{Record, Totals};
 use crate::store::{Body, Conditions, ErrorKind, Listed, Store, StoreError, Version};
 
 /// Largest manifest that is read, bytes: a session of 100,000 parts has about 40 MB. More is hostile.
@@ -24,12 +25,6 @@ const SWAPS_MAX: u32 = 8;
 
 /// The longest wait after the first write that was overtaken, growing with each one: two writers must not keep step.
 const OVERTAKEN_WAIT: Duration = Duration::from_millis(200);
-
-/// Bytes read at a time where a merged part is compared with what it should hold.
-const COMPARE_BYTES: usize = 64 * 1024;
-
-/// Largest part that is looked for in merged ones, bytes: one chunk, some records longer. A larger leftover stays.
-const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Name and version of this program, as the manifest's `writer`.
 const WRITER: &str = concat!("tracecraftd/", env!("CARGO_PKG_VERSION"));
@@ -235,11 +230,31 @@ pub(crate) async fn name_parts(
             header.apply(key, &mut manifest);
         }
         if write(store, key, &seen, &manifest, number).await? {
+            sweep_merged(store, key, &manifest, &parts[..merged]).await?;
             let found_below = found_below.unwrap_or(manifest.next_seq);
             return Ok(Named { manifest, found_below });
         }
         number += 1;
     }
+}
+
+/// Deletes parts whose bytes a merged one was seen to hold: a put whose answer was lost may have been done again since.
+async fn sweep_merged(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    merged: &[PartEntry],
+) -> Result<(), StoreError> {
+    for part in merged {
+        if manifest.parts.iter().any(|named| named.name() == part.name()) {
+            continue;
+        }
+        match store.delete(&key.part_key(&part.name())).await {
+            Err(e) if e.kind == ErrorKind::Denied => break, // Readers by listing see it twice.
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// How many of these parts, from the first on, somebody has merged into what the manifest names. The reference tool merges
@@ -280,138 +295,7 @@ async fn merged_since(
     Ok(merged)
 }
 
-/// How many of a writer's parts, from the first on, are in what a manifest names, behind so many bytes that it had before.
-pub(crate) async fn shared(
-    store: &dyn Store,
-    key: &SessionKey,
-    manifest: &Manifest,
-    before: u64,
-    parts: &[PendingPart],
-) -> Result<usize, Failure> {
-    let mut contents = Contents::new(store, key, manifest, before);
-    let mut shared = 0;
-    for part in parts {
-        if contents.digest_of(part.bytes).await?.as_ref() != Some(&part.sha256) {
-            break;
-        }
-        shared += 1;
-    }
-    Ok(shared)
-}
-
-/// The bytes that a manifest names, from some place on, one object after the other.
-pub(crate) struct Contents<'a> {
-    store: &'a dyn Store,
-    /// Objects to come, with how many of their bytes are to be left out.
-    objects: std::collections::VecDeque<(String, u64)>,
-    reader: Option<(String, std::pin::Pin<Box<dyn tokio::io::AsyncRead + Send>>)>,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Contents<'a> {
-    pub(crate) fn new(
-        store: &'a dyn Store,
-        key: &SessionKey,
-        manifest: &Manifest,
-        from: u64,
-    ) -> Contents<'a> {
-        let mut start: u64 = 0;
-        let mut objects = std::collections::VecDeque::new();
-        for part in &manifest.parts {
-            let end = start.saturating_add(part.uploaded_bytes);
-            if end > from {
-                objects.push_back((key.part_key(&part.name()), from.saturating_sub(start)));
-            }
-            start = end;
-        }
-        Contents { store, objects, reader: None, buffer: vec![0; COMPARE_BYTES] }
-    }
-
-    /// The next bytes, at most so many; none at the end.
-    pub(crate) async fn next(&mut self, most: u64) -> Result<&[u8], Failure> {
-        loop {
-            if self.reader.is_none() {
-                let Some((name, mut skip)) = self.objects.pop_front() else { return Ok(&[]) };
-                let mut reader = self.store.get(&name).await?.reader;
-                while skip > 0 {
-                    let most = usize::try_from(skip).unwrap_or(usize::MAX).min(COMPARE_BYTES);
-                    let read = reader.read(&mut self.buffer[..most]).await;
-                    match read.map_err(|e| unreadable(&name, e))? {
-                        0 => break,
-                        n => skip -= n as u64,
-                    }
-                }
-                self.reader = Some((name, reader));
-            }
-            let Some((name, reader)) = &mut self.reader else { continue };
-            let most = usize::try_from(most).unwrap_or(usize::MAX).min(COMPARE_BYTES);
-            match reader.read(&mut self.buffer[..most]).await.map_err(|e| unreadable(name, e))? {
-                0 => self.reader = None,
-                n => return Ok(&self.buffer[..n]),
-            }
-        }
-    }
-
-    /// The digest of the next so many bytes; `None` when there are fewer.
-    async fn digest_of(&mut self, bytes: u64) -> Result<Option<String>, Failure> {
-        let (mut left, mut digest) = (bytes, Sha256::new());
-        while left > 0 {
-            let piece = self.next(left).await?;
-            if piece.is_empty() {
-                return Ok(None);
-            }
-            digest.update(piece);
-            left -= piece.len() as u64;
-        }
-        Ok(Some(hex(&digest.finalize())))
-    }
-}
-
-/// Whether merged parts hold these bytes: then they are safe there, and a second copy of them is one too many.
-pub(crate) async fn is_merged(
-    store: &dyn Store,
-    key: &SessionKey,
-    manifest: &Manifest,
-    bytes: &[u8],
-) -> Result<bool, Failure> {
-    let mut merged = manifest.clone();
-    merged.parts.retain(|part| part.compacted_from.is_some());
-    let mut contents = Contents::new(store, key, &merged, 0);
-    let finder = memchr::memmem::Finder::new(bytes);
-    let mut window: Vec<u8> = Vec::new();
-    loop {
-        let piece = contents.next(COMPARE_BYTES as u64).await?;
-        if piece.is_empty() {
-            return Ok(false);
-        }
-        window.extend_from_slice(piece);
-        if finder.find(&window).is_some() {
-            return Ok(true);
-        }
-        let keep = window.len().min(bytes.len().saturating_sub(1));
-        window.drain(..window.len() - keep);
-    }
-}
-
-/// The whole of a part, unless it is larger than is worth being held in memory.
-pub(crate) async fn part_bytes(
-    store: &dyn Store,
-    key: &SessionKey,
-    name: &PartName,
-    size: u64,
-) -> Result<Option<Vec<u8>>, Failure> {
-    if size > COMPARED_BYTES_MAX {
-        return Ok(None);
-    }
-    let object = key.part_key(name);
-    let mut bytes = Vec::new();
-    let limited = store.get(&object).await?.reader.take(COMPARED_BYTES_MAX);
-    tokio::pin!(limited);
-    limited.read_to_end(&mut bytes).await.map_err(|e| unreadable(&object, e))?;
-    Ok(Some(bytes))
-}
-
-fn unreadable(name: &str, error: std::io::Error) -> StoreError {
+pub(super) fn unreadable(name: &str, error: std::io::Error) -> StoreError {
     StoreError::new(ErrorKind::Unavailable, "get", name, error)
 }
 

@@ -8,6 +8,7 @@ mod adopt;
 mod answer;
 mod capture;
 mod compact;
+mod contents;
 mod deliver;
 mod find;
 pub(crate) mod handle;

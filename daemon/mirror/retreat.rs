@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::compact::outbox_error;
-use super::manifest::{self, Contents, Failure};
+use super::contents::{self, Contents};
+use super::manifest::{self, Failure};
 use super::{Done, Engine, SESSION_RETRY, Tools};
 use crate::outbox::Outbox;
 use crate::part::{Manifest, PartName, SessionKey, hex};
@@ -248,7 +249,7 @@ impl Job {
         let manifest = manifest.unwrap_or_else(|| Manifest::new(&self.key));
         let mut parts = Vec::new();
         // What the other one named of the same, or merged, goes along with what is before it.
-        let shared = manifest::shared(store, &self.key, &manifest, self.before, &self.own).await?;
+        let shared = contents::shared(store, &self.key, &manifest, self.before, &self.own).await?;
         let before = self.before + self.own[..shared].iter().map(|part| part.bytes).sum::<u64>();
         if before > 0 && (shared > 0 || self.has_prefix(&manifest)) {
             let end = match shared {
@@ -257,19 +258,16 @@ impl Job {
             };
             parts.push(self.prefix(&next, &manifest, before, end).await?);
         }
-        let mut strays = Vec::new();
         for own in &self.own[shared..] {
             if !self.copy(&next, own, parts.len(), &mut parts).await? {
                 // Somebody merged it away, so its bytes are safe there: what follows begins behind it.
                 parts.clear();
-                continue; // Nothing of it is left behind, either.
-            }
-            let named = manifest.parts.iter().any(|part| part.name() == own.name());
-            // Also one that is not known to be stored: its put may have lost its answer.
-            if !named {
-                strays.push(own.name());
             }
         }
+        // Also what is not known to be stored: its put may have lost its answer.
+        let is_named = |name: &PartName| manifest.parts.iter().any(|part| part.name() == *name);
+        let strays =
+            self.own.iter().map(PendingPart::name).filter(|name| !is_named(name)).collect();
         let paths: Vec<PathBuf> = parts.iter().map(|p| self.outbox.path(&next, p)).collect();
         if !paths.is_empty() {
             let disk = self.tools.disk.clone();

@@ -344,6 +344,12 @@ impl Play {
     /// The second recorder becomes safe, too, and whoever left something behind has cleared it away.
     async fn settle_second(&mut self) -> Result<(), String> {
         let Some(mirror) = self.second.as_ref().and_then(Second::mirror) else { return Ok(()) };
+        // A stop of one is a stop for both, when the other one takes it over with the manifest.
+        for number in 0..self.world.sources.len() {
+            let mirror = mirror.clone();
+            let start = async |_: Mirror| mirror.start(format!("s{number}")).await;
+            self.ask(Duration::from_secs(5), start).await?;
+        }
         // Both meet what the other one named only when they name something of their own, one after the other.
         for _ in 0..3 {
             self.ask(SETTLED_WITHIN, async |mirror: Mirror| mirror.flush(None).await).await?;

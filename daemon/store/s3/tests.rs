@@ -287,7 +287,7 @@ async fn t38_expired_credentials_are_renewed_and_the_request_is_tried_once_more(
 
 #[tokio::test]
 async fn t41_redirects_are_followed_for_reading_only_and_never_in_the_clear() {
-    let (stand_in, store) = world(Quirks { redirects: true, ..Quirks::default() }).await;
+    let (_stand_in, store) = world(Quirks { redirects: true, ..Quirks::default() }).await;
     store.put(KEY, bytes("x"), None).await.unwrap();
     assert_eq!(read(&store, KEY).await.unwrap(), b"x");
     // Another one, that has not yet been found to redirect.
@@ -384,6 +384,22 @@ async fn a_server_that_says_yes_to_everything_is_no_store() {
     let page = || Canned::new(200, "<html/>").with("content-length", "7");
     stand_in.answer([page(), Canned::new(200, "").with("content-length", "7")]);
     assert!(store.put(KEY, bytes("transcript"), None).await.is_err());
+}
+
+#[tokio::test]
+async fn t36_a_crowd_is_turned_away_and_may_come_back() {
+    let (stand_in, store) = world(Quirks::default()).await;
+    let keys: Vec<String> = (0..400).map(|n| format!("crowd/{n}")).collect();
+    let puts =
+        futures_util::future::join_all(keys.iter().map(|key| store.put(key, bytes("x"), None)));
+    let (stored, turned_away): (Vec<_>, Vec<_>) = puts.await.into_iter().partition(Result::is_ok);
+    assert_eq!(stand_in.objects().len(), stored.len());
+    assert!(!stored.is_empty());
+    for error in turned_away.into_iter().filter_map(Result::err) {
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(told(&error).contains("too many requests"), "{}", told(&error));
+    }
+    store.put(KEY, bytes("x"), None).await.expect("the crowd is gone");
 }
 
 fn named_store(disk: &Arc<dyn Disk>, project: &str) -> Option<S3Store> {

@@ -214,15 +214,21 @@ fn sorted(error: BoxError) -> TransportError {
         if error_here.is::<tower::timeout::error::Elapsed>() {
             return TransportError::ConnectTimeout;
         }
-        if let Some(io) = error_here.downcast_ref::<io::Error>()
-            && let Some(inner) = io.get_ref()
-            && let Some(rustls::Error::InvalidCertificate(_)) = inner.downcast_ref()
-        {
+        if is_about_trust(error_here) {
             return TransportError::Untrusted(error);
         }
         cause = error_here.source();
     }
     TransportError::Broken(error)
+}
+
+/// Whether the server's certificate was the reason. An I/O error hides what it holds from the chain, and may hold another one.
+fn is_about_trust(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
+    }
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| is_about_trust(inner))
 }
 
 /// The body of an answer, which fails when it stops moving.
@@ -266,5 +272,28 @@ impl Body for Download {
 
     fn size_hint(&self) -> hyper::body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn t37_a_request_ends_when_nothing_moves_and_not_because_it_takes_long() {
+        let pulse = Upload::of(Bytes::new()).pulse();
+        let beats = pulse.clone();
+        let slow = async {
+            for _ in 0..100 {
+                tokio::time::sleep(SILENCE_MAX / 2).await;
+                beats.beat();
+            }
+            Ok(())
+        };
+        unless_silent(&pulse, slow).await.expect("something moved now and then");
+        let began = Instant::now();
+        let silent = unless_silent(&pulse, std::future::pending::<Result<(), BoxError>>()).await;
+        assert!(matches!(sorted(silent.unwrap_err()), TransportError::Silent));
+        assert!(began.elapsed() <= SILENCE_MAX);
     }
 }
