@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::live::{self, Setting, seconds};
 use crate::once;
 use crate::support::bucket::{Kind as ServerKind, Server};
-use crate::support::daemon::{Daemon, ctl_ok};
-use crate::support::home::{Home, Remote, lay_out_samples};
+use crate::support::daemon::{Daemon, ctl, ctl_ok};
+use crate::support::home::{Home, Remote, lay_out_samples, said};
 use crate::support::judge;
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
@@ -51,7 +51,7 @@ fn once_to(kind: ServerKind, test: &str) {
     laid.extend(once::lay_out_planted(&home, &planted));
     once::keeps_its_promises(&home, &laid, &planted);
     println!("{test}: {} transcripts, requests {:?}", laid.len(), proxy.by_kind());
-    let named: usize = Bucket::read(&home.objects()).sessions.iter().map(|one| one.named).sum();
+    let named: usize = Bucket::read(home.objects()).sessions.iter().map(|one| one.named).sum();
     assert_eq!(proxy.by_kind()[&Kind::PutPart], named, "{test}: a part was put twice");
     proxy.forget();
     home.once();
@@ -152,6 +152,36 @@ fn t37_bucket_live_run_with_a_store_that_is_away_for_a_while() {
     setting.map(away).into_iter().for_each(live::run);
 }
 
+#[test]
+fn t36_t43_compaction_gets_done_with_a_store_that_fails_a_third_of_all_requests() {
+    let test = "compaction with failures";
+    let Some((proxy, home)) = behind_a_proxy(ServerKind::S3sFs, test, 5) else { return };
+    let planted = Planted::exact_only(54);
+    let mut transcript = Transcript::new(&home, "codex", 1, 54);
+    let mut daemon = Daemon::start(&home, &["--interval", "10m"]);
+    for _ in 0..6 {
+        transcript.grow(&planted, 2);
+        ctl_ok(&home, &["flush"]);
+    }
+    let named = || Bucket::read(home.objects()).sessions[0].named;
+    assert!(named() >= 5, "{} parts before", named());
+    proxy.fail(Plan::a_third());
+    // What fails is told and can be asked for again; a few times are enough.
+    let done = (0..5).find(|_| {
+        let output = ctl(&home, &["compact", &transcript.id]);
+        println!("{test}: {}", said(&output).replace('\n', " "));
+        output.status.success()
+    });
+    assert!(done.is_some(), "no compaction got done:\n{}", daemon.said());
+    proxy.fail(Plan::default());
+    ctl_ok(&home, &["flush"]);
+    assert_eq!(daemon.term().code(), Some(0));
+    home.once();
+    assert_eq!(named(), 1);
+    let sources = [transcript.source(&planted)];
+    judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources)).unwrap();
+}
+
 /// Ten sessions that write before each flush.
 struct Counted {
     home: Home,
@@ -178,7 +208,7 @@ impl Counted {
 
     fn complete(&self) -> Result<(), String> {
         let sources: Vec<_> = self.transcripts.iter().map(|t| t.source(&self.planted)).collect();
-        judge::verdict(judge::at_rest(&Bucket::read(&self.home.objects()), &sources))
+        judge::verdict(judge::at_rest(&Bucket::read(self.home.objects()), &sources))
     }
 }
 

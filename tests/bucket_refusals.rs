@@ -40,7 +40,7 @@ impl Scene {
     }
 
     fn complete(&self) -> Result<(), String> {
-        let bucket = Bucket::read(&self.home.objects());
+        let bucket = Bucket::read(self.home.objects());
         judge::verdict(judge::at_rest(&bucket, &[self.transcript.source(&self.planted)]))
     }
 
@@ -225,7 +225,7 @@ fn t42_a_listing_that_fails_is_never_an_empty_bucket() {
 fn t38_t39_t46_a_daemon_whose_store_refuses_stays_tells_and_goes_on_by_itself() {
     let Some(mut scene) = Scene::new(ServerKind::S3sFs, "a daemon that is refused") else { return };
     let mut daemon = Daemon::start(&scene.home, &["--interval", "200ms"]);
-    wait_until_ok("the first parts", || match Bucket::read(&scene.home.objects()).sessions.len() {
+    wait_until_ok("the first parts", || match Bucket::read(scene.home.objects()).sessions.len() {
         1 => Ok(()),
         count => Err(format!("{count} sessions")),
     });

@@ -55,7 +55,7 @@ impl Scene {
     }
 
     pub(crate) fn bucket(&self) -> Bucket {
-        Bucket::read(&self.home.objects())
+        Bucket::read(self.home.objects())
     }
 
     pub(crate) fn interrupted(&self, when: &str) {

@@ -28,7 +28,7 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(15);
 const AWAY_AT: f64 = 0.3;
 
 /// How long a daemon may take to catch up with what it captured while its store failed or was away.
-const CATCH_UP_MAX: Duration = Duration::from_secs(300);
+const CATCH_UP_MAX: Duration = Duration::from_secs(900);
 
 /// What a campaign is run with.
 pub(crate) struct Setting {
@@ -113,6 +113,8 @@ struct Captured {
 struct Tally {
     kills: u32,
     compactions: u32,
+    /// What the last compaction said that failed: most do because the daemon is killed.
+    refusal: String,
     checks: u32,
     /// The most memory that a daemon took.
     peak: u64,
@@ -155,7 +157,7 @@ impl Campaign {
     /// killed daemon has asked for may still be done, so that is waited for.
     fn look(&self) -> (Bucket, Vec<Source>) {
         self.setting.proxy.iter().for_each(Proxy::settle);
-        let bucket = Bucket::read(&self.home().objects());
+        let bucket = Bucket::read(self.home().objects());
         let model = self.transcripts.iter().map(|one| one.lock().unwrap().source(&self.planted));
         (bucket, model.collect())
     }
@@ -169,7 +171,7 @@ impl Campaign {
             (transcript.harness, transcript.id.clone(), life, source.generations[life - 1].clone())
         };
         try_wait_for(Duration::from_secs(30), || {
-            let bucket = Bucket::read_one(&self.home().objects(), harness, &id);
+            let bucket = Bucket::read_one(self.home().objects(), harness, &id);
             let stored = bucket.generations(harness, &id);
             (stored.len() == life && stored[life - 1].by_manifest == content).then_some(())
         })
@@ -292,7 +294,7 @@ fn compact(campaign: &Campaign, rng: &mut fastrand::Rng) -> Child {
     let tail = rng.u32(0..3).to_string();
     let mut command = campaign.home().tracecraftctl();
     command.args(["compact", &format!("{harness}/{id}"), "--keep-tail", &tail, "--json"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// Kills and restarts until the time is over, and judges what lies in the bucket after every kill.
@@ -314,8 +316,12 @@ fn torment(campaign: &Campaign, seed: u64) -> Tally {
         tally.peak = tally.peak.max(daemon.peak_bytes());
         daemon.kill9();
         tally.kills += 1;
-        for mut child in compactions.drain(..) {
-            tally.compactions += u32::from(child.wait().unwrap().success());
+        for child in compactions.drain(..) {
+            let output = child.wait_with_output().unwrap();
+            match output.status.success() {
+                true => tally.compactions += 1,
+                false => tally.refusal = String::from_utf8_lossy(&output.stderr).into_owned(),
+            }
         }
         let (bucket, sources) = campaign.look();
         let complaints = judge::interrupted(&bucket, &sources);
@@ -403,6 +409,7 @@ fn summary(campaign: &Campaign, bucket: &Bucket, tally: &Tally) {
         bucket.sessions.len(),
         tally.peak as f64 / 1048576.0,
     );
+    println!("{name}: the last compaction that failed: {}", tally.refusal.trim_end());
     if let Some(proxy) = proxy {
         println!("{name}: {} requests: {:?}", proxy.count(), proxy.by_fate());
     }

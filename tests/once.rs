@@ -104,7 +104,7 @@ fn assert_nothing_secret(home: &Home, planted: &Planted, spoken: &[u8]) {
 }
 
 fn all_mirrored(home: &Home, laid: &[Laid], planted: &Planted) {
-    let bucket = Bucket::read(&home.objects());
+    let bucket = Bucket::read(home.objects());
     let mut complaints = bucket.faults_at_rest();
     complaints.extend(laid.iter().flat_map(|one| complaints_about(&bucket, one, planted)));
     if bucket.sessions.len() != laid.len() {

@@ -16,12 +16,6 @@ pub(crate) enum Objects {
     Bucket { client: Client, project: String },
 }
 
-impl From<&Objects> for Objects {
-    fn from(objects: &Objects) -> Objects {
-        objects.clone()
-    }
-}
-
 impl From<&PathBuf> for Objects {
     fn from(path: &PathBuf) -> Objects {
         Objects::Directory(path.clone())
