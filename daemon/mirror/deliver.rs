@@ -250,7 +250,10 @@ impl Engine {
             (true, Some(_)) => {}
             (true, None) => {
                 live.unnamed_since = Some(now);
-                self.look_at(key, now + MANIFEST_EVERY);
+                // `--once` names a part as soon as it is stored, and would wait for a look that has nothing to do.
+                if !self.settings.once {
+                    self.look_at(key, now + MANIFEST_EVERY);
+                }
             }
         }
     }

@@ -214,15 +214,21 @@ fn sorted(error: BoxError) -> TransportError {
         if error_here.is::<tower::timeout::error::Elapsed>() {
             return TransportError::ConnectTimeout;
         }
-        if let Some(io) = error_here.downcast_ref::<io::Error>()
-            && let Some(inner) = io.get_ref()
-            && let Some(rustls::Error::InvalidCertificate(_)) = inner.downcast_ref()
-        {
+        if is_about_trust(error_here) {
             return TransportError::Untrusted(error);
         }
         cause = error_here.source();
     }
     TransportError::Broken(error)
+}
+
+/// Whether the server's certificate was the reason. An I/O error hides what it holds from the chain, and may hold another one.
+fn is_about_trust(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
+    }
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| is_about_trust(inner))
 }
 
 /// The body of an answer, which fails when it stops moving.
