@@ -284,14 +284,15 @@ impl Adopter {
         held: &Held,
         waiting: Vec<Waiting>,
     ) -> Result<Vec<Waiting>, AdoptError> {
-        let manifest = &held.manifest;
-        if !manifest.parts.iter().any(|p| p.compacted_from.is_some() && p.cursor_range.is_none()) {
+        let mut merged = held.manifest.clone();
+        merged.parts.retain(|part| part.compacted_from.is_some() && part.cursor_range.is_none());
+        if merged.parts.is_empty() {
             return Ok(waiting);
         }
         let mut rest = Vec::new();
         for one in waiting {
             let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
-            if !contents::is_merged(&*self.store, &held.key, manifest, &bytes).await? {
+            if !contents::holds(&*self.store, &held.key, &merged, &bytes).await? {
                 rest.push(one);
             }
         }
@@ -361,8 +362,8 @@ impl Adopter {
             }
             // Another writer may have given the same number, and not yet noticed that it came second.
             let store = &*self.store;
-            if let Some(bytes) = contents::part_bytes(store, key, name, *size).await?
-                && contents::is_merged(store, key, manifest, &bytes).await?
+            if let Some((bytes, range)) = contents::part_bytes(store, key, name, *size).await?
+                && contents::holds_at(store, key, manifest, &bytes, range).await?
             {
                 store.delete(&key.part_key(name)).await?;
             }

@@ -24,8 +24,8 @@ use crate::store::{Body, ErrorKind, Object, Store, StoreError};
 const SWAPS_MAX: u32 = 8;
 
 /// Where conditions mean nothing, a write of another writer may replace a manifest this long after it was put: it had read the
-/// one before, and its put was asked again for as long as one operation may be.
-pub(super) const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(20);
+/// one before, which may take as long as a put that is asked again.
+pub(super) const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(45);
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 256 * 1024;

@@ -8,15 +8,15 @@ use std::pin::Pin;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::manifest::{Failure, unreadable};
-use crate::part::{Manifest, PartName, SessionKey, hex};
+use super::manifest::{Failure, range_of, unreadable};
+use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::state::PendingPart;
-use crate::store::Store;
+use crate::store::{Object, Store};
 
 /// Bytes read at a time where a merged part is compared with what it should hold.
 const COMPARE_BYTES: usize = 64 * 1024;
 
-/// Largest part that is looked for in merged ones, bytes: one chunk, some records longer. A larger leftover stays.
+/// Largest part that is looked for in named ones, bytes: one chunk, some records longer. A larger leftover stays.
 const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How many of a writer's parts, from the first on, are in what a manifest names, behind so many bytes that it had before.
@@ -106,16 +106,14 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// Whether merged parts hold these bytes: then they are safe there, and a second copy of them is one too many.
-pub(crate) async fn is_merged(
+/// Whether the named parts hold these bytes: then they are safe there, and a second copy of them is one too many.
+pub(crate) async fn holds(
     store: &dyn Store,
     key: &SessionKey,
     manifest: &Manifest,
     bytes: &[u8],
 ) -> Result<bool, Failure> {
-    let mut merged = manifest.clone();
-    merged.parts.retain(|part| part.compacted_from.is_some());
-    let mut contents = Contents::new(store, key, &merged, 0);
+    let mut contents = Contents::new(store, key, manifest, 0);
     let finder = memchr::memmem::Finder::new(bytes);
     let mut window: Vec<u8> = Vec::new();
     loop {
@@ -132,20 +130,43 @@ pub(crate) async fn is_merged(
     }
 }
 
-/// The whole of a part, unless it is larger than is worth being held in memory.
+/// As [`holds`], for an object that says its range: where a named part begins at the same place, that is where its bytes have
+/// to be. Another writer's part may hold a record that stands elsewhere in ours.
+pub(crate) async fn holds_at(
+    store: &dyn Store,
+    key: &SessionKey,
+    manifest: &Manifest,
+    bytes: &[u8],
+    range: Option<[u64; 2]>,
+) -> Result<bool, Failure> {
+    let begins = |part: &PartEntry| match (part.cursor_range, range) {
+        (Some([named, _]), Some([start, _])) => named == start,
+        _ => false,
+    };
+    let Some(at) = manifest.parts.iter().position(begins) else {
+        return holds(store, key, manifest, bytes).await;
+    };
+    let before = manifest.parts[..at].iter().map(|part| part.uploaded_bytes).sum();
+    let mut contents = Contents::new(store, key, manifest, before);
+    let there = contents.digest_of(bytes.len() as u64).await?;
+    Ok(there == Some(hex(&Sha256::digest(bytes))))
+}
+
+/// The whole of a part and the range that it says, unless it is larger than is worth being held in memory.
 pub(crate) async fn part_bytes(
     store: &dyn Store,
     key: &SessionKey,
     name: &PartName,
     size: u64,
-) -> Result<Option<Vec<u8>>, Failure> {
+) -> Result<Option<(Vec<u8>, Option<[u64; 2]>)>, Failure> {
     if size > COMPARED_BYTES_MAX {
         return Ok(None);
     }
     let object = key.part_key(name);
     let mut bytes = Vec::new();
-    let limited = store.get(&object).await?.reader.take(COMPARED_BYTES_MAX);
+    let Object { reader, note, .. } = store.get(&object).await?;
+    let limited = reader.take(COMPARED_BYTES_MAX);
     tokio::pin!(limited);
     limited.read_to_end(&mut bytes).await.map_err(|e| unreadable(&object, e))?;
-    Ok(Some(bytes))
+    Ok(Some((bytes, range_of(note.as_deref()))))
 }

@@ -7,6 +7,7 @@
 mod adopt;
 mod answer;
 mod capture;
+mod clock;
 mod compact;
 mod contents;
 mod deliver;
@@ -39,6 +40,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
 use crate::api::{Phase, Problem};
 use crate::config::Rules;
@@ -82,22 +84,6 @@ const SENDS_MAX: usize = 32;
 /// Sends in flight to a remote store: enough to drain thousands of manifests in time, few enough for stores that shed load
 /// from a dozen requests on.
 const SENDS_MAX_REMOTE: usize = 12;
-
-/// The time of day, for names in manifests; never for order or for waiting.
-pub(crate) trait Clock: Send + Sync + fmt::Debug {
-    /// Now.
-    fn now(&self) -> jiff::Timestamp;
-}
-
-/// The system's clock.
-#[derive(Debug)]
-pub(crate) struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
-    }
-}
 
 /// What the mirror works with.
 #[derive(Debug, Clone)]

@@ -165,7 +165,10 @@ impl Play {
         if self.world.others == Others::Reference && !self.world.sources.is_empty() {
             let number = self.world.rng.usize(..self.world.sources.len());
             let Some(store) = self.world.memory_store.clone() else { return };
-            if let Some(what) = reference_acts(&store, &mut self.world.rng, number) {
+            // After a lost state parts may be there twice for readers by listing, of which its `compact` is one.
+            if !self.world.damaged
+                && let Some(what) = reference_acts(&store, &mut self.world.rng, number)
+            {
                 self.say(what);
             }
         }

@@ -117,7 +117,9 @@ fn read(
     });
     // The state was lost, and with it what was about to be cleared away; or the reference tool merged without a range what
     // stands before a part that was not named yet, which is then captured again: readers by listing see its bytes twice.
-    let twice = world.damaged && world.others != Others::Nobody;
+    // Of two recorders, one that was killed may leave a stray for good: its bytes are in its own generation, too.
+    let two = matches!(world.others, Others::Sharing | Others::Diverging);
+    let twice = two || world.damaged && world.others != Others::Nobody;
     if by_list != by_manifest && !((lost || twice) && by_list.len() > by_manifest.len()) {
         let names: Vec<&str> = listed.iter().filter_map(|(n, _)| n.rsplit('/').next()).collect();
         return Err(format!(

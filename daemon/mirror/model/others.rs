@@ -97,7 +97,13 @@ pub(super) fn reference_acts(
     // would hold those records twice, and nothing of ours could tell.
     let outstanding = parts.iter().any(|(name, _)| u64::from(name.seq) <= last && !is_named(name))
         || named.len() > parts.len();
-    if outstanding || parts.len() < 2 {
+    // Nor can it tell a part that was put again, because the answer was lost, after it had merged it.
+    let content: Vec<u8> =
+        parts.iter().filter(|(name, _)| is_named(name)).flat_map(|(_, b)| b.to_vec()).collect();
+    let again = parts
+        .iter()
+        .any(|(name, bytes)| !is_named(name) && memchr::memmem::find(&content, bytes).is_some());
+    if outstanding || again || parts.len() < 2 {
         return None;
     }
     let merged: Vec<u8> = parts.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
