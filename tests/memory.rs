@@ -32,16 +32,18 @@ fn ticks(pid: u32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Writes a session of about `bytes` bytes in records of some 4 KB, one in a hundred much larger.
+/// Writes a session of about `bytes` bytes in records of up to 8 KB, one in a hundred much larger. No two have one length: what
+/// an allocator can use again after records of one length is no measure for those of an agent.
 fn write_huge(path: &Path, id: &str, bytes: u64) -> u64 {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut file = std::io::BufWriter::new(fs::File::create(path).unwrap());
-    let text = "the quick brown fox jumps over the lazy dog ".repeat(90);
-    let long = text.repeat(50);
+    let mut rng = fastrand::Rng::with_seed(24);
+    let long = "the quick brown fox jumps over the lazy dog ".repeat(9000);
     let (mut written, mut serial) = (0, 0);
     while written < bytes {
         serial += 1;
-        let text = if serial % 100 == 0 { &long } else { &text };
+        let longest = if serial % 100 == 0 { long.len() } else { 8 << 10 };
+        let text = &long[..rng.usize(20..longest)];
         let record = record("claude-code", id, "/home/dev/works/huge", serial, text);
         file.write_all(&record).unwrap();
         written += record.len() as u64;
