@@ -49,13 +49,17 @@ impl Engine {
     pub(super) fn ask_for_tick(&mut self) {
         let now = Instant::now();
         let at = self.last_tick.map_or(now, |last| now.max(last + self.settings.interval));
-        let at = if self.settings.once || self.is_urgent() { now } else { at };
+        let at = if self.settings.once || self.is_urgent(key) { now } else { at };
         self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
     }
 
-    /// Whether somebody waits for a flush, or nothing was read yet, so that the interval does not count.
-    fn is_urgent(&self) -> bool {
-        self.phase == Phase::Starting || !self.waiters.is_empty() || self.drain_until.is_some()
+    /// Whether somebody waits for a flush, or nothing of the session was captured since the start, so that the interval does
+    /// not count. A start may last as long as the store is away: what was captured once keeps to the interval all the same.
+    fn is_urgent(&self, key: &SessionKey) -> bool {
+        let captured = self.live.get(key).is_some_and(|live| live.captured_at.is_some());
+        (self.phase == Phase::Starting && !captured)
+            || !self.waiters.is_empty()
+            || self.drain_until.is_some()
     }
 
     /// Asks for a look at a time.
