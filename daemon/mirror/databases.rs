@@ -18,7 +18,8 @@ impl Engine {
     pub(super) fn note_database(&mut self, path: &Path) -> bool {
         let Some(database) = self.tools.finder.database(path) else { return false };
         self.dirty_databases.insert(database);
-        self.ask_for_tick();
+        // One look after the start finds all of its sessions: from then on the interval counts.
+        self.ask_for_tick(self.last_tick.is_some());
         true
     }
 

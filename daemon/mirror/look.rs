@@ -42,21 +42,22 @@ impl Engine {
             return;
         }
         self.dirty.insert(key.clone());
-        self.ask_for_tick();
+        let captured = self.live.get(key).is_some_and(|live| live.captured_at.is_some());
+        self.ask_for_tick(captured);
     }
 
-    /// Looks are due, as soon as the interval allows.
-    pub(super) fn ask_for_tick(&mut self) {
+    /// Looks are due, as soon as the interval allows: `captured` says whether something was captured since the start of what is to
+    /// be looked at.
+    pub(super) fn ask_for_tick(&mut self, captured: bool) {
         let now = Instant::now();
         let at = self.last_tick.map_or(now, |last| now.max(last + self.settings.interval));
-        let at = if self.settings.once || self.is_urgent(key) { now } else { at };
+        let at = if self.settings.once || self.is_urgent(captured) { now } else { at };
         self.tick_at = Some(self.tick_at.map_or(at, |tick| tick.min(at)));
     }
 
     /// Whether somebody waits for a flush, or nothing of the session was captured since the start, so that the interval does
     /// not count. A start may last as long as the store is away: what was captured once keeps to the interval all the same.
-    fn is_urgent(&self, key: &SessionKey) -> bool {
-        let captured = self.live.get(key).is_some_and(|live| live.captured_at.is_some());
+    fn is_urgent(&self, captured: bool) -> bool {
         (self.phase == Phase::Starting && !captured)
             || !self.waiters.is_empty()
             || self.drain_until.is_some()
