@@ -240,7 +240,7 @@ fn write(campaign: &Campaign, number: u64, seed: u64) {
             done = true;
             campaign.met.fetch_add(1, Ordering::Relaxed);
         }
-        let over = done && campaign.transcript(number).gone || done && fate == Fate::Archived;
+        let over = done && (campaign.transcript(number).gone || fate == Fate::Archived);
         if !over && (done || fate != Fate::StartsLater) {
             campaign.transcript(number).burst(&campaign.planted, 4, BETWEEN_WRITES);
         }
