@@ -276,8 +276,11 @@ fn report(summary: Summary, roots: &[Root]) -> Result<Option<String>, RunError> 
         "{} sessions; stored {} parts, {} bytes; {} secrets removed",
         summary.sessions, summary.parts, summary.bytes, summary.redactions
     );
-    if summary.unsent_parts > 0 || !summary.failures.is_empty() {
+    if summary.unsent_parts > 0 || summary.waiting > 0 || !summary.failures.is_empty() {
         let mut what = format!("{text}; {} parts are not stored", summary.unsent_parts);
+        if summary.waiting > 0 {
+            what.push_str(&format!(", {} sessions are not captured", summary.waiting));
+        }
         for failure in &summary.failures {
             what.push_str("\n  ");
             what.push_str(failure);

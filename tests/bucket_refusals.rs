@@ -163,7 +163,7 @@ fn is_told(wrong: &Wrong) {
     scene.recovers();
 }
 
-/// All cases at a time: `--once` waits a minute for a store to come back, whatever it says.
+/// All cases at a time: most of the time is waiting.
 fn all_at_a_time<T: Sync>(cases: &[T], check: impl Fn(&T) + Sync) {
     std::thread::scope(|scope| {
         cases.iter().for_each(|case| drop(scope.spawn(|| check(case))));

@@ -402,6 +402,7 @@ impl Engine {
 
     pub(super) fn sum_up(&self) -> Summary {
         let mut summary = self.summary.clone();
+        summary.waiting = (self.unplaced.len() + self.placing.len()) as u64;
         for (key, record) in &self.state.state().sessions {
             summary.sessions += u64::from(!record.superseded);
             summary.unsent_parts +=

@@ -82,6 +82,8 @@ pub(crate) struct Summary {
     pub(crate) bytes: u64,
     /// Secrets removed since the start.
     pub(crate) redactions: u64,
+    /// Files that were found and not captured: whether the store has their sessions is not known.
+    pub(crate) waiting: u64,
     /// Parts captured and not stored.
     pub(crate) unsent_parts: u64,
     /// Sessions that are not safe, or a store that is away.
