@@ -27,6 +27,9 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(15);
 /// When the store goes away, as a share of the time that it is there.
 const AWAY_AT: f64 = 0.3;
 
+/// How long one wait for a capture lasts: no verdict is given meanwhile.
+const CAPTURED_MAX: Duration = Duration::from_secs(5);
+
 /// How long a daemon may take to catch up with what it captured while its store failed or was away.
 const CATCH_UP_MAX: Duration = Duration::from_secs(900);
 
@@ -63,6 +66,12 @@ enum Fate {
     DeletedWhileAway,
 }
 
+impl Fate {
+    fn is_while_away(self) -> bool {
+        matches!(self, Fate::ReplacedWhileAway | Fate::DeletedWhileAway)
+    }
+}
+
 fn harness_of(number: u64) -> &'static str {
     match number {
         0..8 => "claude-code",
@@ -93,6 +102,8 @@ struct Campaign {
     ending: AtomicBool,
     /// Sessions that have met their fate.
     met: AtomicU64,
+    /// How many of those whose fate needs a store that is away have not met it.
+    unmet_while_away: AtomicU64,
     /// The store is away.
     away: AtomicBool,
     /// What was captured when its source was rewritten or deleted while the store was away.
@@ -124,11 +135,14 @@ impl Campaign {
     fn new(setting: Setting, seed: u64) -> Campaign {
         let new = |number| Transcript::new(&setting.home, harness_of(number), number, seed);
         let transcripts = (0..SESSIONS).map(new).map(Mutex::new).collect();
+        let is_away = setting.away.is_some();
+        let unmet_while_away = (0..SESSIONS).filter(|n| fate_of(*n, is_away).is_while_away());
         Campaign {
             planted: Planted::exact_only(seed),
             transcripts,
             ending: AtomicBool::new(false),
             met: AtomicU64::new(0),
+            unmet_while_away: AtomicU64::new(unmet_while_away.count() as u64),
             away: AtomicBool::new(false),
             captured: Mutex::new(Vec::new()),
             started: Instant::now(),
@@ -178,21 +192,31 @@ impl Campaign {
         .is_some()
     }
 
-    /// Waits until the daemon says that all that the present life of a session holds is captured, and notes that it is.
+    /// Waits until the daemon says that all that the present life of a session holds is captured, and notes that it is; not for
+    /// longer than a daemon is there.
     fn captured(&self, number: u64) -> bool {
         let transcript = self.transcript(number);
         let (path, size) = (transcript.path.to_str().unwrap(), transcript.size() as u64);
-        let said = try_wait_for(Duration::from_secs(5), || {
+        // Asked for, since few daemons live longer than an interval. The answer waits for a store that is away: not wanted.
+        let mut flush = self.home().tracecraftctl();
+        flush.args(["flush", &format!("{}/{}", transcript.harness, transcript.id)]);
+        flush.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut flush = flush.spawn().unwrap();
+        let said = try_wait_for(CAPTURED_MAX, || {
             let output = ctl(self.home(), &["list", "--json"]);
-            let sessions = output.status.success().then(|| sessions_of(&output.stdout))?;
+            if !output.status.success() {
+                return Some(false);
+            }
             let is_whole = |session: &serde_json::Value| {
                 session["source_path"] == path
                     && session["state"] != "superseded"
                     && session["source_bytes"].as_u64() == Some(size)
             };
-            sessions.iter().any(is_whole).then_some(())
+            sessions_of(&output.stdout).iter().any(is_whole).then_some(true)
         });
-        if said.is_none() || size == 0 || !self.away.load(Ordering::SeqCst) {
+        let _ = flush.kill();
+        flush.wait().unwrap();
+        if said != Some(true) || size == 0 || !self.away.load(Ordering::SeqCst) {
             return false;
         }
         let mut lives = transcript.source(&self.planted).generations;
@@ -201,13 +225,16 @@ impl Campaign {
         true
     }
 
-    /// Takes the store away for a while, if that belongs to the campaign.
+    /// Takes the store away for a while, if that belongs to the campaign, and for longer if a session whose fate needs that has
+    /// not met it: kills decide when a daemon is there to capture it.
     fn take_the_store_away(&self) {
         let (Some(away), Some(proxy)) = (self.setting.away, &self.setting.proxy) else { return };
         wait_for_the_end_of(self.started, self.setting.length.mul_f64(AWAY_AT));
         proxy.there(false);
         self.away.store(true, Ordering::SeqCst);
         wait_for_the_end_of(Instant::now(), away);
+        let all_met = || (self.unmet_while_away.load(Ordering::SeqCst) == 0).then_some(());
+        let _ = try_wait_for(CATCH_UP_MAX, all_met);
         self.away.store(false, Ordering::SeqCst);
         proxy.there(true);
     }
@@ -239,6 +266,8 @@ fn write(campaign: &Campaign, number: u64, seed: u64) {
         if due && meet_fate(campaign, number, fate) {
             done = true;
             campaign.met.fetch_add(1, Ordering::Relaxed);
+            let was_while_away = u64::from(fate.is_while_away());
+            campaign.unmet_while_away.fetch_sub(was_while_away, Ordering::SeqCst);
         }
         let over = done && (campaign.transcript(number).gone || fate == Fate::Archived);
         if !over && (done || fate != Fate::StartsLater) {
@@ -257,8 +286,8 @@ fn meet_fate(campaign: &Campaign, number: u64, fate: Fate) -> bool {
     if rewrites && !campaign.mirrored(number) {
         return false;
     }
-    let while_away = matches!(fate, Fate::ReplacedWhileAway | Fate::DeletedWhileAway);
-    if while_away && !(campaign.away.load(Ordering::SeqCst) && campaign.captured(number)) {
+    if fate.is_while_away() && !(campaign.away.load(Ordering::SeqCst) && campaign.captured(number))
+    {
         return false;
     }
     let mut transcript = campaign.transcript(number);
