@@ -32,4 +32,5 @@ mod once;
 mod rules;
 mod sacred;
 mod service_life;
+mod surroundings;
 mod tidy;

@@ -2,6 +2,7 @@
 //!
 //! Each says what is to happen; what has to be true in the end is the oracle's.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,4 +169,35 @@ fn a_compaction_whose_merged_part_is_never_taken_leaves_all_inputs_and_the_manif
         assert_eq!(parts(play).len(), 4, "{:?}", parts(play));
         oracle::check(&play.world, None)
     });
+}
+
+#[test]
+fn t34_a_clock_that_jumps_loses_nothing_and_starts_no_generation() {
+    let year = jiff::SignedDuration::from_hours(24 * 365);
+    for jumps in [[-year, year * 2], [year * 10, -year * 11]] {
+        played(async |play| {
+            let number = play.world.new_source();
+            play.run(A_WHILE).await?;
+            for by in jumps {
+                play.world.set_time_of_day(by);
+                play.world.grow(number);
+                play.run(A_WHILE).await?;
+                // Asleep in the middle of it, and no process is the same after it.
+                play.world.grow(number);
+                play.world.set_time_of_day(-by / 2);
+                play.bury();
+                play.run(A_WHILE).await?;
+            }
+            let flushed =
+                play.ask(A_WHILE, async |mirror: Mirror| mirror.flush(None).await).await?;
+            assert!(matches!(flushed, Some(Ok(_))), "{flushed:?}");
+            let sessions: BTreeSet<String> = parts(play)
+                .iter()
+                .filter_map(|key| key.rsplit_once('/').map(|(session, _)| session.to_owned()))
+                .collect();
+            assert_eq!(sessions.len(), 1, "{sessions:?}");
+            assert_eq!(parts(play).len(), 5, "{:?}", parts(play));
+            oracle::check(&play.world, None)
+        });
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,13 +51,17 @@ pub(super) struct Faults {
     pub(super) steps: u64,
 }
 
-/// Time since the sequence began, so that files and clock agree.
+/// Time since the sequence began, so that files and clock agree, and by how much the time of day was set forth or back.
 #[derive(Debug)]
-pub(super) struct ModelClock(Instant);
+pub(super) struct ModelClock {
+    began: Instant,
+    set_by_ns: AtomicI64,
+}
 
 impl ModelClock {
     fn elapsed_ns(&self) -> i64 {
-        i64::try_from(self.0.elapsed().as_nanos()).expect("a sequence is short")
+        let elapsed = i64::try_from(self.began.elapsed().as_nanos()).expect("a sequence is short");
+        elapsed + self.set_by_ns.load(Ordering::Relaxed)
     }
 }
 
@@ -178,7 +183,7 @@ impl World {
             hints: Arc::default(),
             redactor: Arc::new(Redactor::standard()),
             finder,
-            clock: Arc::new(ModelClock(Instant::now())),
+            clock: Arc::new(ModelClock { began: Instant::now(), set_by_ns: AtomicI64::new(0) }),
             serial: 0,
             others,
             retries,
@@ -196,6 +201,12 @@ impl World {
         world.memory_store = Some(store.clone());
         (world.others, world.retries, world.interval) = (Others::Nobody, false, interval);
         (world, store)
+    }
+
+    /// Sets the time of day, forth or back; the waits of the runtime go on as before.
+    pub(super) fn set_time_of_day(&self, by: jiff::SignedDuration) {
+        let by = i64::try_from(by.as_nanos()).expect("less than three centuries");
+        self.clock.set_by_ns.fetch_add(by, Ordering::Relaxed);
     }
 
     /// Appends a record to a session's file, which is made if there is none.
