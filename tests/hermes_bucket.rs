@@ -222,7 +222,8 @@ fn t36_t43_t57_a_live_database_is_recorded_to_a_store_that_fails_a_third_of_all_
     let Some((proxy, home)) = behind_a_proxy(ServerKind::S3sFs, test, 6) else { return };
     let hermes = begun(&home);
     let history = History::of(&hermes);
-    let mut daemon = Daemon::start(&home, &["--interval", "100ms"]);
+    // Such a store takes some five parts a second of one session: the interval leaves it room to catch up.
+    let mut daemon = Daemon::start(&home, &["--interval", "1s"]);
     proxy.fail(Plan::a_third());
     // A flush may fail, and is asked for again.
     let flush = || drop(ctl(&home, &["flush"]));
