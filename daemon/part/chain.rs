@@ -190,4 +190,13 @@ mod tests {
         assert_eq!(chained(&doubtful), all(&[None]));
         assert_eq!(chained(&manifest(9, &[None, None])), all(&[None, None]));
     }
+
+    #[test]
+    fn t57_merged_rows_end_where_the_next_part_begins_whatever_the_sums_say() {
+        let rows = Manifest::new(&SessionKey::new("hermes", "x"));
+        let rows = |ranges| Manifest { harness: rows.harness.clone(), ..manifest(900, ranges) };
+        let merged = rows(&[None, Some([12, 700])]);
+        assert_eq!(chained(&merged), [(0, Some([0, 12])), (1, Some([12, 700]))]);
+        assert_eq!(chained(&rows(&[None])), [(0, None)]);
+    }
 }
