@@ -77,6 +77,13 @@ struct Wrong {
 const SECRET: &str = "n0tTheSecret0123456789abcdefghijklm";
 
 const SECRET_WORDS: &[&[&str]] = &[&["signature", "secret"], &["credential", "key"]];
+/// What a server says that has one word for a wrong secret, an unknown key and a right that is not given: all are named.
+const EITHER_WORDS: &[&[&str]] = &[
+    &["s3:listbucket"],
+    &["the key or its secret is wrong"],
+    &["environment (aws_access_key_id)"],
+    &["invalid signature", "no such key"],
+];
 const BUCKET_WORDS: &[&[&str]] = &[&["no-bucket-of-this-name"], &["bucket"]];
 const NO_BUCKET: &[(&str, Option<&str>)] =
     &[("TRACECRAFT_STORE", Some("s3://no-bucket-of-this-name/p"))];
@@ -95,7 +102,7 @@ const WRONGS: &[Wrong] = &[
         what: "a wrong secret",
         kind: ServerKind::Garage,
         variables: WRONG_SECRET,
-        words: SECRET_WORDS,
+        words: EITHER_WORDS,
     },
     Wrong {
         what: "an unknown key",
@@ -107,7 +114,7 @@ const WRONGS: &[Wrong] = &[
         what: "an unknown key",
         kind: ServerKind::Garage,
         variables: WRONG_KEY,
-        words: &[&["credential", "key"]],
+        words: EITHER_WORDS,
     },
     Wrong {
         what: "no such bucket",
@@ -180,7 +187,7 @@ type Refusal = (u16, &'static str, &'static [&'static [&'static str]]);
 
 const REFUSALS: &[Refusal] = &[
     (403, "RequestTimeTooSkewed", &[&["clock", "time"]]),
-    (403, "AccessDenied", &[&["denied", "allowed", "right", "permission"]]),
+    (403, "AccessDenied", &[&["lacks the right"], &["secret is wrong"]]),
     (403, "InvalidAccessKeyId", &[&["key", "credential"]]),
     (403, "SignatureDoesNotMatch", &[&["secret", "signature"]]),
     (400, "ExpiredToken", &[&["expired", "credential"]]),

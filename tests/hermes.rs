@@ -1,6 +1,7 @@
 //! Hermes: sessions that are rows of a database, written by a real SQLite in this process while the real daemon looks.
 //!
-//! The writer here imitates what Hermes does to its tables; Hermes' own code does it in `tests/agents/hermes`.
+//! The writer here imitates what Hermes does to its tables; Hermes' own code does it in `tests/agents/hermes`. Here the bucket
+//! is the local one; `hermes_bucket.rs` has the same writer and the same judge with real servers.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -58,8 +59,14 @@ impl Hermes {
         self.db.execute_batch(sql).unwrap();
     }
 
+    /// Does one step to the tables; some of them answer with rows, which nobody wants.
+    pub(crate) fn step(&self, sql: &str) {
+        let answered = |_| self.db.query_row(sql, [], |_| Ok(()));
+        self.db.execute_batch(sql).or_else(answered).unwrap();
+    }
+
     /// What is there of a session: content and mark by id.
-    fn rows(&self, id: &str) -> BTreeMap<i64, Value> {
+    pub(crate) fn rows(&self, id: &str) -> BTreeMap<i64, Value> {
         let sql = "SELECT id, content, active, compacted, api_content FROM messages WHERE session_id = ?1";
         let mut statement = self.db.prepare(sql).unwrap();
         let rows = statement.query_map([id], |row| {
@@ -74,39 +81,68 @@ impl Hermes {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
-    fn inodes(&self) -> Vec<Option<u64>> {
+    pub(crate) fn inodes(&self) -> Vec<Option<u64>> {
         let ino = |end: &str| std::fs::metadata(format!("{}{end}", self.path.display()));
         ["", "-wal", "-shm"].map(|end| ino(end).ok().map(|m| m.ino())).to_vec()
     }
 }
 
-/// A mirrored session, folded: the last line of an id wins. No line may say what was known already.
-fn folded(home: &Home, id: &str) -> BTreeMap<i64, Value> {
-    let bucket = Bucket::read(&home.bucket());
+/// What Hermes does to [`SESSION`] in the course of its life, after it has one row.
+pub(crate) fn steps() -> Vec<String> {
+    let marks = format!("WHERE session_id = '{SESSION}'");
+    vec![
+        "INSERT INTO messages (session_id, role, content, timestamp) SELECT session_id, 'assistant', 'two', 5.5 FROM messages LIMIT 1".to_owned(),
+        format!("UPDATE messages SET api_content = 'sent' {marks} AND id = 2"),
+        "PRAGMA wal_checkpoint(PASSIVE)".to_owned(),
+        format!("UPDATE messages SET active = 0, compacted = 1 {marks}; INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'summary', 6)"),
+        format!("BEGIN; DELETE FROM messages {marks}; INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'again', 7); COMMIT"),
+        "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
+        format!("UPDATE messages SET active = 0 {marks}"),
+        format!("UPDATE messages SET active = 1 {marks}; UPDATE sessions SET title = 'a title', git_branch = 'main'"),
+        "VACUUM".to_owned(),
+        format!("INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'last', 8)"),
+    ]
+}
+
+/// What a line of a log says of its row, as [`Hermes::rows`] has it; `None` of a tombstone.
+pub(crate) fn told(line: &str) -> (i64, Option<Value>) {
+    let row: Value = serde_json::from_str(line).unwrap();
+    let state = json!([row["content"], row["active"], row["compacted"], row["api_content"]]);
+    (row["id"].as_i64().unwrap(), (row["deleted"] != true).then_some(state))
+}
+
+/// The log of a session's newest generation. No byte of it may be missing or doubled.
+pub(crate) fn log(home: &Home, id: &str) -> String {
+    let bucket = Bucket::read_one(home.objects(), "hermes", id);
     assert_eq!(bucket.gap_and_overlap(), (0, 0));
     let stored = bucket.generations("hermes", id);
     let content = &stored.last().unwrap_or_else(|| panic!("{id} is not mirrored")).by_manifest;
+    String::from_utf8(content.clone()).unwrap()
+}
+
+/// A mirrored session, folded: the last line of an id wins. No line may say what was known already.
+pub(crate) fn folded(home: &Home, id: &str) -> BTreeMap<i64, Value> {
     let mut rows = BTreeMap::new();
-    for line in std::str::from_utf8(content).unwrap().lines() {
-        let row: Value = serde_json::from_str(line).unwrap();
-        let number = row["id"].as_i64().unwrap();
-        if row["deleted"] == true {
-            assert!(rows.remove(&number).is_some(), "a tombstone for no row: {line}");
-        } else {
-            let told = json!([row["content"], row["active"], row["compacted"], row["api_content"]]);
-            assert_ne!(
-                rows.insert(number, told.clone()),
-                Some(told),
+    for line in log(home, id).lines() {
+        match told(line) {
+            (number, None) => {
+                assert!(rows.remove(&number).is_some(), "a tombstone for no row: {line}")
+            }
+            (number, Some(state)) => assert_ne!(
+                rows.insert(number, state.clone()),
+                Some(state),
                 "the same state twice: {line}"
-            );
+            ),
         }
     }
     rows
 }
 
 fn manifest(home: &Home, id: &str) -> Value {
-    let path = home.bucket().join("sessions/hermes").join(id).join("meta.json");
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    let (base, _) = id.split_once('~').unwrap_or((id, ""));
+    let bucket = Bucket::read_one(home.objects(), "hermes", base);
+    let stored = bucket.sessions.into_iter().find(|stored| stored.id == id);
+    stored.and_then(|stored| stored.manifest).unwrap_or_else(|| panic!("{id} has no manifest"))
 }
 
 #[test]
@@ -129,25 +165,8 @@ fn t52_t54_t57_a_live_database_is_mirrored_row_by_row_and_only_ever_read() {
     let mut daemon = Daemon::spawn_command(&home, command);
     daemon.wait_ready(&home);
     let inodes = hermes.inodes();
-    let marks = format!("WHERE session_id = '{SESSION}'");
-    let steps = [
-        "INSERT INTO messages (session_id, role, content, timestamp) SELECT session_id, 'assistant', 'two', 5.5 FROM messages LIMIT 1".to_owned(),
-        format!("UPDATE messages SET api_content = 'sent' {marks} AND id = 2"),
-        "PRAGMA wal_checkpoint(PASSIVE)".to_owned(),
-        format!("UPDATE messages SET active = 0, compacted = 1 {marks}; INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'summary', 6)"),
-        format!("BEGIN; DELETE FROM messages {marks}; INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'again', 7); COMMIT"),
-        "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
-        format!("UPDATE messages SET active = 0 {marks}"),
-        format!("UPDATE messages SET active = 1 {marks}; UPDATE sessions SET title = 'a title', git_branch = 'main'"),
-        "VACUUM".to_owned(),
-        format!("INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'last', 8)"),
-    ];
-    for step in steps {
-        hermes
-            .db
-            .execute_batch(&step)
-            .or_else(|_| hermes.db.query_row(&step, [], |_| Ok(())))
-            .unwrap();
+    for step in steps() {
+        hermes.step(&step);
         ctl_ok(&home, &["flush"]);
         assert_eq!(folded(&home, SESSION), hermes.rows(SESSION), "after {step}");
         assert_eq!(hermes.inodes(), inodes, "after {step}");

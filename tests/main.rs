@@ -24,6 +24,7 @@ mod bucket_refusals;
 mod ctl;
 mod format;
 mod hermes;
+mod hermes_bucket;
 mod hostile;
 mod kill;
 mod live;

@@ -44,7 +44,7 @@ fn stored_of<'a>(bucket: &'a Bucket, laid: &Laid) -> Result<&'a Stored, String> 
 }
 
 /// Complaints about one source: its id, its bytes, its counts.
-fn complaints_about(bucket: &Bucket, laid: &Laid, planted: &Planted) -> Vec<String> {
+pub(crate) fn complaints_about(bucket: &Bucket, laid: &Laid, planted: &Planted) -> Vec<String> {
     let stored = match stored_of(bucket, laid) {
         Ok(stored) => stored,
         Err(why) => return vec![why],
@@ -81,7 +81,7 @@ fn complaints_about(bucket: &Bucket, laid: &Laid, planted: &Planted) -> Vec<Stri
     complaints
 }
 
-fn assert_none(what: &str, complaints: &[String]) {
+pub(crate) fn assert_none(what: &str, complaints: &[String]) {
     let shown = complaints.iter().take(30).cloned().collect::<Vec<_>>().join("\n");
     assert!(complaints.is_empty(), "{what}: {} complaints\n{shown}", complaints.len());
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::hermes::{Hermes, SESSION};
 use crate::support::daemon::{Daemon, ctl, ctl_ok};
 use crate::support::home::Home;
 use crate::support::oracle::{Bucket, snapshot};
@@ -12,9 +13,12 @@ use crate::support::strace::{self, Record};
 use crate::support::writers::Transcript;
 use crate::support::{skipped, wait_for};
 
-/// A home with two sessions of each harness.
-fn scene(planted: &Planted) -> (Home, Vec<Transcript>) {
+/// A home with sessions of each harness: files, and rows of a database whose writer is alive.
+fn scene(planted: &Planted) -> (Home, Vec<Transcript>, Hermes) {
     let home = Home::new();
+    let hermes = Hermes::new(&home, None);
+    hermes.session(SESSION, "/home/you/app");
+    hermes.say(SESSION, "user", "first");
     let mut transcripts = Vec::new();
     for (harness, number) in [("claude-code", 0), ("codex", 1), ("openclaw", 2), ("claude-code", 3)]
     {
@@ -22,7 +26,7 @@ fn scene(planted: &Planted) -> (Home, Vec<Transcript>) {
         transcript.grow(planted, 5);
         transcripts.push(transcript);
     }
-    (home, transcripts)
+    (home, transcripts, hermes)
 }
 
 fn roots(home: &Home) -> BTreeMap<PathBuf, BTreeMap<String, String>> {
@@ -36,7 +40,8 @@ fn assert_only_read(home: &Home, record: &Record) {
         let changes = record.changes_below(&root);
         assert!(changes.is_empty(), "changes below {}:\n{}", root.display(), changes.join("\n"));
         let opens = record.opens_below(&root);
-        let transcripts: Vec<_> = opens.iter().filter(|line| line.contains(".jsonl\"")).collect();
+        let is_source = |line: &&String| line.contains(".jsonl\"") || line.contains("/state.db");
+        let transcripts: Vec<_> = opens.iter().filter(is_source).collect();
         assert!(
             !transcripts.is_empty(),
             "strace saw no transcript opened below {}",
@@ -51,10 +56,10 @@ fn assert_only_read(home: &Home, record: &Record) {
 
 #[test]
 fn once_leaves_the_agents_directories_exactly_as_they_were() {
-    let (home, _) = scene(&Planted::exact_only(5));
+    let (home, _, _hermes) = scene(&Planted::exact_only(5));
     let before = roots(&home);
     home.once();
-    assert_eq!(Bucket::read(&home.bucket()).sessions.len(), 4);
+    assert_eq!(Bucket::read(&home.bucket()).sessions.len(), 5);
     assert_eq!(before, roots(&home));
 }
 
@@ -63,7 +68,7 @@ fn once_opens_transcripts_only_to_read() {
     if let Err(why) = strace::usable() {
         return skipped("once_opens_transcripts_only_to_read", &why);
     }
-    let (home, _) = scene(&Planted::exact_only(5));
+    let (home, _, _hermes) = scene(&Planted::exact_only(5));
     let mut command = home.tracecraftd();
     command.arg("--once");
     let (command, record) = strace::traced(&home, &command, false);
@@ -79,7 +84,7 @@ fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
         return skipped("a_live_daemon_opens_transcripts_only_to_read", &why);
     }
     let planted = Planted::exact_only(6);
-    let (home, mut transcripts) = scene(&planted);
+    let (home, mut transcripts, hermes) = scene(&planted);
     let mut command = home.tracecraftd();
     command.args(["--interval", "100ms"]);
     let (command, record) = strace::traced(&home, &command, false);
@@ -87,6 +92,7 @@ fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
     daemon.wait_ready(&home);
     for round in 0..5 {
         transcripts.iter_mut().for_each(|transcript| transcript.grow(&planted, 2));
+        hermes.say(SESSION, "user", "more");
         if round == 2 {
             transcripts[3].replace(&planted);
         }
@@ -94,10 +100,10 @@ fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
     }
     // Also the verbs that look at sessions must leave their sources alone.
     let before = roots(&home);
-    for transcript in &transcripts {
-        ctl(&home, &["show", &transcript.id, "--raw"]);
-        ctl(&home, &["compact", &transcript.id]);
-        ctl(&home, &["stop", &transcript.id]);
+    for id in transcripts.iter().map(|transcript| transcript.id.as_str()).chain([SESSION]) {
+        ctl(&home, &["show", id, "--raw"]);
+        ctl(&home, &["compact", id]);
+        ctl(&home, &["stop", id]);
     }
     wait_for("no transcript to be held open", || {
         held_open(&home, daemon.pid()).is_empty().then_some(())

@@ -16,6 +16,10 @@ pub(crate) struct Link<'a> {
     pub(crate) range: Option<[u64; 2]>,
 }
 
+/// The harness of which the reference tool's ranges are row ids while its sums are bytes: a range that is reckoned from the sums
+/// would reach over everything that follows.
+const RANGES_ARE_ROWS: &str = "hermes";
+
 impl Manifest {
     /// The parts to replay, in order: all of them, unless ranges say that bytes are there twice. Then those that lead from 0
     /// without gap and overlap as far as any do, and what is behind a gap.
@@ -34,13 +38,15 @@ impl Manifest {
     }
 
     /// The range of each part. A compaction of the reference tool says none of its merged part, but leaves the sums as they were:
-    /// what they have beyond all others is that part's, if the stored bytes add up.
+    /// what they have beyond all others is that part's, if the stored bytes add up. Ranges that are row ids have nothing to do
+    /// with sums of bytes.
     fn ranges(&self) -> Vec<Option<[u64; 2]>> {
         let mut ranges: Vec<_> = self.parts.iter().map(|part| part.cursor_range).collect();
         let unknown: Vec<usize> = (0..ranges.len()).filter(|at| ranges[*at].is_none()).collect();
         let stored = self.parts.iter().fold(0u64, |sum, p| sum.saturating_add(p.uploaded_bytes));
         if let [at] = unknown[..]
             && stored == self.total_uploaded_bytes
+            && self.harness != RANGES_ARE_ROWS
         {
             let others = ranges.iter().flatten();
             let known = others.fold(0u64, |sum, [start, end]| sum.saturating_add(end - start));
@@ -183,5 +189,14 @@ mod tests {
         let doubtful = Manifest { total_uploaded_bytes: 7, ..manifest(9, &[None]) };
         assert_eq!(chained(&doubtful), all(&[None]));
         assert_eq!(chained(&manifest(9, &[None, None])), all(&[None, None]));
+    }
+
+    #[test]
+    fn t57_merged_rows_end_where_the_next_part_begins_whatever_the_sums_say() {
+        let rows = Manifest::new(&SessionKey::new("hermes", "x"));
+        let rows = |ranges| Manifest { harness: rows.harness.clone(), ..manifest(900, ranges) };
+        let merged = rows(&[None, Some([12, 700])]);
+        assert_eq!(chained(&merged), [(0, Some([0, 12])), (1, Some([12, 700]))]);
+        assert_eq!(chained(&rows(&[None])), [(0, None)]);
     }
 }

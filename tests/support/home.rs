@@ -118,7 +118,8 @@ impl Home {
 
     /// The directories that are sacred: nothing below them may be changed by the program.
     pub(crate) fn agent_roots(&self) -> Vec<PathBuf> {
-        [".claude", ".codex", ".openclaw"].iter().map(|name| self.path.join(name)).collect()
+        let names = [".claude", ".codex", ".openclaw", ".hermes"];
+        names.iter().map(|name| self.path.join(name)).collect()
     }
 
     pub(crate) fn tracecraftd(&self) -> Command {

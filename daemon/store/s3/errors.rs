@@ -196,10 +196,14 @@ fn judge(
         | "StorageFull"
         | "InsufficientStorage"
         | "StorageLimitExceeded" => (Full, format!("the bucket {bucket} is full: {}", shown(said))),
+        // Garage says nothing else to a key that it does not know and to a wrong secret.
         "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "UnauthorizedAccess"
         | "Forbidden" => (
             Denied,
-            format!("not allowed: it needs the right {right} on {bucket} ({})", shown(said)),
+            format!(
+                "not allowed: the key from {keys} lacks the right {right} on {bucket}, or the key or its secret is wrong ({})",
+                shown(said)
+            ),
         ),
         // Something between the two changed or lost bytes.
         "BadDigest"

@@ -127,7 +127,7 @@ async fn t36_t39_t41_t44_every_refusal_is_sorted_and_says_what_to_do() {
         (
             Canned::error(403, "AccessDenied"),
             ErrorKind::Denied,
-            "needs the right s3:PutObject on bucket",
+            "lacks the right s3:PutObject on bucket, or the key or its secret is wrong",
         ),
         (
             Canned::error(403, "InvalidAccessKeyId"),
