@@ -234,7 +234,12 @@ impl Engine {
             Conditions::Unsupported => "unsupported",
         };
         let asked = self.tools.tally.requests();
+        // Scheme, endpoint, and what the URL says of the bucket.
+        let (_, place) = self.tools.store.identity().split_once("://").unwrap_or_default();
+        let (_, bucket) = self.settings.store_url.split_once("://").unwrap_or_default();
+        let endpoint = place.strip_suffix(bucket).unwrap_or(place).trim_end_matches('/');
         api::Remote {
+            endpoint: endpoint.to_owned(),
             conditions: conditions.to_owned(),
             deletes: self.deletes,
             puts: asked.puts,
