@@ -3,7 +3,6 @@
 //! Knows that requests begin, and how they end; refuses to know what they are. Waiting before another try is the retry's.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,8 +16,8 @@ const LEAST: f64 = 2.0;
 /// What is left of the requests at a time when the store asks for fewer.
 const CUT: f64 = 0.5;
 
-/// Requests that were under way together are turned away together: that is one complaint.
-const CUT_APART: Duration = Duration::from_secs(1);
+/// How much more is asked at a time after as many answers as are asked at a time: slowly, since each step too far is turned away.
+const GROWTH: f64 = 0.5;
 
 /// The requests that a store is asked at a time.
 #[derive(Debug)]
@@ -36,12 +35,15 @@ struct Now {
 
 /// One request that may be made; dropped when it has ended.
 #[derive(Debug)]
-pub(super) struct Slot<'a>(&'a Pace);
+pub(super) struct Slot<'a> {
+    pace: &'a Pace,
+    began: Instant,
+}
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.0.now().under_way -= 1;
-        self.0.freed.notify_one();
+        self.pace.now().under_way -= 1;
+        self.pace.freed.notify_one();
     }
 }
 
@@ -66,27 +68,28 @@ impl Pace {
                 let mut now = self.now();
                 if f64::from(now.under_way) < now.limit.floor() {
                     now.under_way += 1;
-                    return Slot(self);
+                    return Slot { pace: self, began: Instant::now() };
                 }
             }
             freed.await;
         }
     }
 
-    /// A request was answered: a little more may be asked, about one more for each full round of answers.
+    /// A request was answered: a little more may be asked.
     pub(super) fn answered(&self) {
         let mut now = self.now();
         let before = now.limit.floor();
-        now.limit = (now.limit + 1.0 / now.limit).min(MOST);
+        now.limit = (now.limit + GROWTH / now.limit).min(MOST);
         if now.limit.floor() > before {
             self.freed.notify_one();
         }
     }
 
-    /// The store asked for fewer requests.
-    pub(super) fn slow_down(&self) {
+    /// The store asked for fewer requests. Those that were under way together are turned away together: what began before the
+    /// last complaint was heard is no other one.
+    pub(super) fn slow_down(&self, slot: &Slot<'_>) {
         let mut now = self.now();
-        if now.cut_at.is_some_and(|at| at.elapsed() < CUT_APART) {
+        if now.cut_at.is_some_and(|at| slot.began <= at) {
             return;
         }
         now.cut_at = Some(Instant::now());

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::pace::Pace;
+use super::pace::{Pace, Slot};
 use super::resume::{Again, Resuming};
 use super::{Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version};
 use crate::durable::{Blocking, Disk};
@@ -74,10 +74,10 @@ impl<S: Store> Asked<S> {
         let mut number = 1;
         loop {
             let result = {
-                let _slot = self.pace.slot().await;
+                let slot = self.pace.slot().await;
                 let result = attempt(number).await;
                 // With the slot still taken: what was under way together is what was too much.
-                self.note(&result);
+                self.note(&result, &slot);
                 result
             };
             let error = match result {
@@ -97,9 +97,9 @@ impl<S: Store> Asked<S> {
     }
 
     /// What an attempt says of the store. Refusals are answers too.
-    fn note<T>(&self, result: &Result<T, StoreError>) {
+    fn note<T>(&self, result: &Result<T, StoreError>, slot: &Slot<'_>) {
         match result {
-            Err(error) if error.kind == ErrorKind::Overloaded => self.pace.slow_down(),
+            Err(error) if error.kind == ErrorKind::Overloaded => self.pace.slow_down(slot),
             Err(error) if error.kind.passes() => {}
             _ => {
                 self.pace.answered();
@@ -232,5 +232,7 @@ impl<S: Store + 'static> Store for Retry<S> {
     }
 }
 
+#[cfg(test)]
+mod pace_tests;
 #[cfg(test)]
 mod tests;
