@@ -86,7 +86,7 @@ fn t36_one_session_catches_up_with_many_parts_a_second_while_every_third_request
     play(async |play, store| {
         live(play, 1, 3).await;
         always(&store, StoreFault::FailBefore(ErrorKind::Unavailable));
-        live(play, 1, 300).await;
+        live(play, 1, 300).await; // Longer than the outbox of the model has room.
         let waiting = pending(play).await;
         assert!(waiting >= 60, "{waiting} parts");
         a_third(&store);
