@@ -40,10 +40,6 @@ impl Running {
         Running { progress, parts_before: 0, keep_tail, stage, failures: 0, rests_until: None }
     }
 
-    fn is_resting(&self) -> bool {
-        self.rests_until.is_some_and(|until| until > Instant::now())
-    }
-
     /// Whether it asks the store something now.
     fn is_asking(&self) -> bool {
         matches!(self.stage, Stage::Preparing | Stage::Swapping)
@@ -161,10 +157,11 @@ impl Engine {
 
     /// Takes the next steps of compactions that waited for the store, or for the manifest to be free.
     fn start_compactions(&mut self) {
+        let now = Instant::now();
         let waiting: Vec<(SessionKey, Stage)> = self
             .compactions
             .iter()
-            .filter(|(_, run)| !run.is_asking() && !run.is_resting())
+            .filter(|(_, run)| !run.is_asking() && run.rests_until.is_none_or(|at| at <= now))
             .map(|(key, run)| (key.clone(), run.stage))
             .collect();
         for (key, stage) in waiting {
@@ -296,13 +293,6 @@ impl Engine {
                     self.look_at(key, now + MANIFEST_EVERY);
                 }
             }
-        }
-    }
-
-    fn clear_send_problem(&mut self, key: &SessionKey) {
-        let ours = |code: &str| ["manifest_invalid", "part_lost", "not_sent"].contains(&code);
-        if self.live.get(key).and_then(|l| l.problem.as_ref()).is_some_and(|p| ours(&p.code)) {
-            self.clear_session_problem(key);
         }
     }
 
