@@ -101,6 +101,9 @@ pub struct Status {
 /// What is known of a remote store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
+    /// Where its requests go: host, port and path, without a scheme.
+    #[serde(default)]
+    pub endpoint: String,
     /// What it does with a condition on a put: `honoured`, `ignored`, `unsupported`, or `unknown` as long as it was not tried.
     /// Nothing depends on it; where it is honoured, two writers of one session notice each other a step earlier.
     pub conditions: String,

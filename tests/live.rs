@@ -123,7 +123,10 @@ struct Captured {
 #[derive(Debug, Default)]
 struct Tally {
     kills: u32,
+    /// Compactions whose asker was answered that they were done, if only because there was nothing to merge.
     compactions: u32,
+    /// How long the last daemon needed until nothing was pending, writers and kills being over.
+    catch_up: Duration,
     /// What the last compaction said that failed: most do because the daemon is killed.
     refusal: String,
     checks: u32,
@@ -386,11 +389,13 @@ pub(crate) fn run(setting: Setting) {
     let _ = try_wait_for(CATCH_UP_MAX, met);
     campaign.ending.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let quiet = Instant::now();
     let caught_up = try_wait_for(CATCH_UP_MAX, || {
         let pending = status(campaign.home())?["pending"]["parts"].as_u64()?;
         (pending == 0).then_some(())
     });
     assert!(caught_up.is_some(), "still not caught up:\n{}", last_lines(&daemon.said()));
+    tally.catch_up = quiet.elapsed();
     ctl_ok(campaign.home(), &["flush"]);
     wait_until_ok("everything to be stored", || {
         let (mut bucket, sources) = campaign.look();
@@ -430,12 +435,15 @@ fn summary(campaign: &Campaign, bucket: &Bucket, tally: &Tally) {
     let parts: usize = bucket.sessions.iter().map(|stored| stored.named).sum();
     let rewritten = bucket.sessions.iter().filter(|stored| stored.base().1 > 1).count();
     println!(
-        "{name}: {SESSIONS} sessions, {records} records, {} kills ({} verdicts), {} compactions, {} generations \
-         ({rewritten} of rewritten sessions), {parts} parts, gap {gap}, overlap {overlap}, peak resident {:.1} MB",
+        "{name}: {SESSIONS} sessions, {records} records, {} kills ({} verdicts), {} compactions answered, {} merges done, \
+         {} generations ({rewritten} of rewritten sessions), {parts} parts, caught up in {:.1} s, gap {gap}, overlap {overlap}, \
+         peak resident {:.1} MB",
         tally.kills,
         tally.checks,
         tally.compactions,
+        merges(campaign),
         bucket.sessions.len(),
+        tally.catch_up.as_secs_f64(),
         tally.peak as f64 / 1048576.0,
     );
     println!("{name}: the last compaction that failed: {}", tally.refusal.trim_end());
@@ -451,6 +459,12 @@ fn summary(campaign: &Campaign, bucket: &Bucket, tally: &Tally) {
     assert!(tally.kills >= *kills, "only {} kills", tally.kills);
     let resident_max = resident_max.unwrap_or(u64::MAX);
     assert!(tally.peak <= resident_max, "{} bytes of memory at the peak", tally.peak);
+}
+
+/// Merges that were carried through, by whichever daemon: an asker whose daemon is killed hears of none.
+fn merges(campaign: &Campaign) -> usize {
+    let log = std::fs::read(crate::support::daemon::log_file(campaign.home().path())).unwrap();
+    String::from_utf8_lossy(&log).lines().filter(|line| line.contains(" compacted ")).count()
 }
 
 /// The length of a campaign in seconds: what a variable says, or else `default`.

@@ -1,6 +1,6 @@
 //! `status`: is it working, is everything safe, what now. The first line answers; the rest explains.
 
-use tracecraft::api::{Coverage, Phase, Root, Status};
+use tracecraft::api::{Coverage, Phase, Remote, Root, Status};
 
 use super::{problem, seconds_since};
 use crate::terminal::{Ink, Terminal};
@@ -21,6 +21,9 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     row("pending", &pending(status, terminal));
     row("sessions", &sessions(status));
     row("store", &text::line(&terminal.path_in_url(&status.store)));
+    for words in status.remote.iter().flat_map(|known| remote(known, terminal)) {
+        row("", &words);
+    }
     for (label, value) in watching(&status.roots, terminal) {
         row(label, &value);
     }
@@ -114,6 +117,54 @@ fn sessions(status: &Status) -> String {
         words.push_str(&format!("; {} more left out by your rules", counts.excluded));
     }
     words
+}
+
+/// What is known of a store that is not on this machine: where it is, what its answers can be trusted for, what it was asked.
+fn remote(known: &Remote, terminal: &Terminal) -> Vec<String> {
+    let mut rows = Vec::new();
+    if !known.endpoint.is_empty() {
+        rows.push(format!("at {}", text::line(&known.endpoint)));
+    }
+    let later = "a second writer is noticed later, and a compaction waits before it deletes";
+    rows.push(match known.conditions.as_str() {
+        "honoured" => {
+            "conditional puts are honoured: a second writer of a session is noticed at once"
+                .to_owned()
+        }
+        "ignored" => format!("conditional puts are ignored: {later}"),
+        "unsupported" => format!("conditional puts are not supported: {later}"),
+        "unknown" => {
+            "conditional puts: not known yet, the next put of a manifest tries it out".to_owned()
+        }
+        // A newer daemon's word, which its user may know.
+        other => format!("conditional puts: {}", text::line(other)),
+    });
+    if known.deletes == Some(false) {
+        let off = "deleting is refused: compaction is off, everything else works";
+        rows.push(terminal.paint(Ink::Warn, off));
+    }
+    let Remote { puts, gets, lists, deletions, failures, .. } = *known;
+    let asked = puts.saturating_add(gets).saturating_add(lists).saturating_add(deletions);
+    if asked == 0 {
+        rows.push("no requests since the start".to_owned());
+        return rows;
+    }
+    let kinds = [
+        (puts, "put", "puts"),
+        (gets, "get", "gets"),
+        (lists, "listing", "listings"),
+        (deletions, "delete", "deletes"),
+    ];
+    let kinds = kinds.iter().filter(|(number, ..)| *number > 0);
+    let kinds: Vec<String> =
+        kinds.map(|(number, one, many)| text::count(*number, one, many)).collect();
+    let failed = match failures {
+        0 => "none failed".to_owned(),
+        _ => terminal.paint(Ink::Warn, &format!("{failures} failed")),
+    };
+    let requests = text::count(asked, "request", "requests");
+    rows.push(format!("{requests} since the start ({}), {failed}", kinds.join(", ")));
+    rows
 }
 
 /// One row for each directory that is watched; those that do not exist share one.

@@ -9,8 +9,8 @@ use std::path::Path;
 use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use tracecraft::api::{
-    Coverage, ErrorBody, ErrorCode, Flushed, PROTOCOL, Pending, Phase, Problem, Progress, Root,
-    Session, SessionCounts, SessionList, SessionState, Status,
+    Coverage, ErrorBody, ErrorCode, Flushed, PROTOCOL, Pending, Phase, Problem, Progress, Remote,
+    Root, Session, SessionCounts, SessionList, SessionState, Status,
 };
 
 use super::*;
@@ -96,6 +96,21 @@ fn troubled_status() -> Status {
     }
 }
 
+/// A bucket that does with conditions what is said.
+fn remote_status(conditions: &str) -> Status {
+    let remote = Remote {
+        endpoint: "garage.example:3900".into(),
+        conditions: conditions.into(),
+        deletes: None,
+        puts: 1_204,
+        gets: 61,
+        lists: 4,
+        deletions: 1,
+        failures: 3,
+    };
+    Status { store: "s3://flight/recorder".into(), remote: Some(remote), ..status() }
+}
+
 fn session(harness: &str, id: &str, stored: Option<&str>) -> Session {
     Session {
         harness: harness.into(),
@@ -142,6 +157,28 @@ fn list() -> SessionList {
 fn status_answers_whether_all_is_safe_and_what_to_do() {
     golden("status.txt", &status::text(&status(), &terminal(Some(80))));
     golden("status-trouble.txt", &status::text(&troubled_status(), &terminal(Some(80))));
+}
+
+#[test]
+fn status_of_a_bucket_says_what_its_conditional_puts_mean_and_what_it_was_asked() {
+    golden("status-remote.txt", &status::text(&remote_status("ignored"), &terminal(Some(80))));
+    let says = |status: Status, words: &str| {
+        let text = status::text(&status, &terminal(None));
+        assert!(text.contains(words), "{words}: {text}");
+    };
+    says(
+        remote_status("honoured"),
+        "are honoured: a second writer of a session is noticed at once",
+    );
+    says(remote_status("unsupported"), "are not supported: a second writer is noticed later");
+    says(remote_status("unknown"), "not known yet");
+    says(remote_status("\u{1b}[2Jsometimes"), "conditional puts: ");
+    let refusing = Remote { deletes: Some(false), failures: 0, ..Remote::default() };
+    let refusing = Status { remote: Some(refusing), ..remote_status("") };
+    says(refusing.clone(), "compaction is off");
+    says(refusing, "no requests since the start");
+    let local = status::text(&status(), &terminal(None));
+    assert!(!local.contains("conditional"), "{local}");
 }
 
 #[test]
@@ -253,6 +290,7 @@ fn the_wire_shapes_are_those_of_the_golden_files() {
     let mut one = list().sessions.remove(1);
     one.redactions.insert("aws-access-key".into(), 2);
     check("status.json", &troubled_status());
+    check("status-remote.json", &remote_status("honoured"));
     check("sessions.json", &SessionList { sessions: vec![one, list().sessions.remove(0)] });
     check("flushed.json", &Flushed { sessions: 3, parts: 2, bytes: 4096 });
     let hint = Some("give more of the id".to_owned());
@@ -288,7 +326,9 @@ fn no_text_from_outside_reaches_a_terminal_as_a_command() {
         generation: 2,
         ..session(evil, evil, None)
     };
+    let evil_remote = Remote { endpoint: evil.into(), ..Remote::default() };
     let evil_status = Status {
+        remote: Some(Remote { conditions: evil.into(), ..evil_remote }),
         version: evil.into(),
         store: evil.into(),
         state_dir: evil.into(),

@@ -234,7 +234,12 @@ impl Engine {
             Conditions::Unsupported => "unsupported",
         };
         let asked = self.tools.tally.requests();
+        // Scheme, endpoint, and what the URL says of the bucket.
+        let (_, place) = self.tools.store.identity().split_once("://").unwrap_or_default();
+        let (_, bucket) = self.settings.store_url.split_once("://").unwrap_or_default();
+        let endpoint = place.strip_suffix(bucket).unwrap_or(place).trim_end_matches('/');
         api::Remote {
+            endpoint: endpoint.to_owned(),
             conditions: conditions.to_owned(),
             deletes: self.deletes,
             puts: asked.puts,
@@ -352,6 +357,7 @@ impl Engine {
                 self.commit(changes);
             }
             let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
+            self.wake_rested(true);
             keys.iter().for_each(|key| self.queue_send(key));
             self.start_sends();
         }
@@ -361,7 +367,7 @@ impl Engine {
         if self.settings.once && self.phase != Phase::Stopping {
             // What can be captured is, before: it is safe from its agent then.
             let captured = !self.capturing && self.pass.is_empty() && self.dirty.is_empty();
-            if captured && self.store_refusals >= ONCE_REFUSALS_MAX {
+            if captured && self.standing.refusals >= ONCE_REFUSALS_MAX {
                 warn!("the store refuses: giving up");
                 return true;
             }
@@ -374,7 +380,10 @@ impl Engine {
         if self.phase != Phase::Stopping {
             return false;
         }
-        let sending = self.sends > 0 || (!self.to_send.is_empty() && self.store_is_open());
+        // What failed once is tried again before the end; a store that is away is not waited for.
+        let waiting = !self.to_send.is_empty() && self.store_takes_sends()
+            || !self.resting.is_empty() && !self.store_is_away();
+        let sending = self.sends > 0 || waiting;
         let merging = self.compactions.values().any(super::deliver::Running::is_swapping);
         let late = self.drain_until.is_some_and(|until| until <= Instant::now());
         late || (self.ends_said && !self.capturing && !sending && !merging)

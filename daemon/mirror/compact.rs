@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -26,6 +28,9 @@ const SWAPS_MAX: u32 = 8;
 /// Where conditions mean nothing, a write of another writer may replace a manifest this long after it was put: it had read the
 /// one before, which may take as long as a put that is asked again.
 pub(super) const OVERWRITTEN_WITHIN: Duration = Duration::from_secs(45);
+
+/// Inputs that are asked for, or deleted, at a time: a merge of hundreds of small parts waits for answers and not for bytes.
+const INPUTS_AT_A_TIME: usize = 4;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 256 * 1024;
@@ -81,9 +86,18 @@ pub(crate) async fn merge(
     let mut out = tools.disk.create(&into).map_err(at_outbox)?;
     let mut whole = Sha256::new();
     let mut done_bytes = 0;
+    let mut asked: Vec<BoxFuture<'_, Result<(String, Object), StoreError>>> = Vec::new();
     for input in inputs {
         let name = key.part_key(&input.name());
-        let Object { mut reader, .. } = tools.store.get(&name).await?;
+        asked.push(Box::pin(async move {
+            let object = tools.store.get(&name).await?;
+            Ok((name, object))
+        }));
+    }
+    let mut opened = stream::iter(asked).buffered(INPUTS_AT_A_TIME);
+    for input in inputs {
+        let Some(next) = opened.next().await else { break };
+        let (name, Object { mut reader, .. }) = next?;
         let mut own = Sha256::new();
         let mut size = 0;
         let mut buffer = vec![0; COPY_BYTES];
@@ -204,8 +218,14 @@ pub(crate) async fn swap(
     // A former process may have put both and died before they were durable; inputs are deleted for good.
     store.persist(&key.part_key(&merged.name())).await?;
     store.persist(&key.manifest_key()).await?;
+    let mut deletes: Vec<BoxFuture<'_, Result<(), StoreError>>> = Vec::new();
     for input in compaction.inputs.iter().filter(|name| **name != merged.name()) {
-        store.delete(&key.part_key(input)).await?;
+        let name = key.part_key(input);
+        deletes.push(Box::pin(async move { store.delete(&name).await }));
+    }
+    let mut deleted = stream::iter(deletes).buffer_unordered(INPUTS_AT_A_TIME);
+    while let Some(result) = deleted.next().await {
+        result?;
     }
     Ok(manifest)
 }

@@ -9,15 +9,19 @@ use tracing::{debug, error, info};
 use super::compact::OVERWRITTEN_WITHIN;
 use super::compact::{self, Plan};
 use super::manifest::{Failure, Header};
+use super::pause::rest;
 use super::send::{Named, SEND_PARTS_MAX, Send, Sent, send};
 use super::{
-    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY,
-    STORE_RETRY, chain, manifest,
+    Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY, chain,
+    manifest,
 };
 use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
 use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
 use crate::state::{Change, Compaction, PendingPart, Record};
-use crate::store::{ErrorKind, StoreError};
+use crate::store::ErrorKind;
+
+/// Steps of a compaction that may fail in a row before whoever asked for it is told; what was begun goes on all the same.
+const COMPACTION_FAILURES_MAX: u32 = 8;
 
 /// A compaction under way.
 #[derive(Debug)]
@@ -26,9 +30,21 @@ pub(super) struct Running {
     parts_before: u64,
     keep_tail: usize,
     stage: Stage,
+    /// Steps in a row that failed on their way, and until when it rests.
+    failures: u32,
+    rests_until: Option<Instant>,
 }
 
 impl Running {
+    fn new(progress: mpsc::Sender<Progress>, keep_tail: usize, stage: Stage) -> Running {
+        Running { progress, parts_before: 0, keep_tail, stage, failures: 0, rests_until: None }
+    }
+
+    /// Whether it asks the store something now.
+    fn is_asking(&self) -> bool {
+        matches!(self.stage, Stage::Preparing | Stage::Swapping)
+    }
+
     /// Whether the store is between two manifests.
     pub(super) fn is_swapping(&self) -> bool {
         self.stage == Stage::Swapping
@@ -72,6 +88,7 @@ impl Engine {
         if live.sending
             || live.queued.is_some()
             || live.held_until.is_some_and(|at| at > Instant::now())
+            || live.rests_until.is_some()
         {
             return;
         }
@@ -111,14 +128,19 @@ impl Engine {
     }
 
     pub(super) fn start_sends(&mut self) {
-        if !self.store_is_open() {
+        self.wake_rested(false);
+        if !self.store_takes_sends() {
             return;
         }
         self.start_leaving();
         self.start_compactions();
-        let most = if self.tools.store.is_local() { SENDS_MAX } else { SENDS_MAX_REMOTE };
+        let most = match self.tools.store.is_local() {
+            _ if self.store_is_away() => 1,
+            true => SENDS_MAX,
+            false => SENDS_MAX_REMOTE,
+        };
         while self.sends < most
-            && let Some((_, key)) = self.to_send.pop_first()
+            && let Some(key) = self.next_to_send()
         {
             let live = self.live(&key);
             live.queued = None;
@@ -135,9 +157,18 @@ impl Engine {
 
     /// Takes the next steps of compactions that waited for the store, or for the manifest to be free.
     fn start_compactions(&mut self) {
-        let waiting: Vec<(SessionKey, Stage)> =
-            self.compactions.iter().map(|(key, run)| (key.clone(), run.stage)).collect();
+        let now = Instant::now();
+        let waiting: Vec<(SessionKey, Stage)> = self
+            .compactions
+            .iter()
+            .filter(|(_, run)| !run.is_asking() && run.rests_until.is_none_or(|at| at <= now))
+            .map(|(key, run)| (key.clone(), run.stage))
+            .collect();
         for (key, stage) in waiting {
+            // Whether the store is back one of them finds out.
+            if self.store_is_away() && self.compactions.values().any(Running::is_asking) {
+                return;
+            }
             match stage {
                 Stage::Naming => self.start_plan(key),
                 Stage::Unpublished => self.start_publish(key),
@@ -210,12 +241,19 @@ impl Engine {
         if let Some(part) = sent.lost {
             self.lost(key, part.seq);
         }
+        let progress = !sent.stored.is_empty() || sent.named.is_some();
+        if progress || sent.error.is_none() {
+            self.store_works();
+        }
         match sent.error {
             None => {
-                self.store_works();
+                self.live(key).failures = 0;
                 self.clear_send_problem(key);
             }
-            Some(failure) => self.send_failed(key, failure),
+            Some(failure) => {
+                self.rest_after(key, &failure, progress);
+                self.send_failed(key, failure);
+            }
         }
         let idle = self.state.get(key).is_some_and(|r| r.pending.is_empty());
         if idle {
@@ -258,21 +296,18 @@ impl Engine {
         }
     }
 
-    fn clear_send_problem(&mut self, key: &SessionKey) {
-        let ours = |code: &str| code == "manifest_invalid" || code == "part_lost";
-        if self.live.get(key).and_then(|l| l.problem.as_ref()).is_some_and(|p| ours(&p.code)) {
-            self.clear_session_problem(key);
-        }
-    }
-
     pub(super) fn send_failed(&mut self, key: &SessionKey, failure: Failure) {
         match failure {
             Failure::Manifest(error @ ManifestError::UnknownVersion { .. }) => {
                 self.fatal = Some(error.into());
             }
             Failure::Store(error) => self.store_failed(&error),
-            Failure::Conflict { .. } => self.start_retreat(key),
+            Failure::Conflict { .. } => {
+                self.store_works();
+                self.start_retreat(key);
+            }
             other => {
+                self.store_works(); // It answered: what it holds is the matter.
                 let hint = "mend or remove the object; captured parts wait in the outbox";
                 self.session_problem(key, "manifest_invalid", &chain(&other), Some(hint));
                 let at = Instant::now() + SESSION_RETRY;
@@ -294,35 +329,6 @@ impl Engine {
             self.next_generation(key, "a captured part was lost from the outbox");
         }
     }
-
-    /// Whether the store may be asked: not within a back-off.
-    pub(super) fn store_is_open(&self) -> bool {
-        self.store_retry_at.is_none_or(|at| at <= Instant::now())
-    }
-
-    pub(super) fn store_works(&mut self) {
-        self.store_failures = 0;
-        self.store_refusals = 0;
-        self.store_retry_at = None;
-        self.clear_problem("store_unavailable", "");
-    }
-
-    pub(super) fn store_failed(&mut self, error: &StoreError) {
-        self.store_failures += 1;
-        let refused = matches!(error.kind, ErrorKind::Denied | ErrorKind::Invalid);
-        self.store_refusals = if refused { self.store_refusals + 1 } else { 0 };
-        self.hold_store_retry();
-        let hint = "nothing is lost: parts wait in the outbox and are sent when the store answers";
-        // The object alone does not tell a person which disk or server to look at.
-        let message = format!("{}: {}", self.settings.store_url, chain(error));
-        self.problem("store_unavailable", "", &message, Some(hint));
-    }
-
-    pub(super) fn hold_store_retry(&mut self) {
-        let (first, longest) = STORE_RETRY;
-        let wait = first.saturating_mul(1 << self.store_failures.min(10)).min(longest);
-        self.store_retry_at = Some(Instant::now() + wait);
-    }
 }
 
 // Compaction.
@@ -343,7 +349,7 @@ impl Engine {
             fail(&progress, ErrorCode::Store, "this store refuses to delete".to_owned());
             return;
         }
-        let running = Running { progress, parts_before: 0, keep_tail, stage: Stage::Naming };
+        let running = Running::new(progress, keep_tail, Stage::Naming);
         self.compactions.insert(key.clone(), running);
         self.queue_send(&key);
     }
@@ -372,7 +378,7 @@ impl Engine {
     /// Finishes a compaction that a former process began.
     pub(super) fn finish_compaction(&mut self, key: &SessionKey) {
         let (progress, _) = mpsc::channel(1);
-        let running = Running { progress, parts_before: 0, keep_tail: 0, stage: Stage::Preparing };
+        let running = Running::new(progress, 0, Stage::Preparing);
         self.compactions.insert(key.clone(), running);
         self.start_publish(key.clone());
     }
@@ -395,14 +401,17 @@ impl Engine {
             Step::Merged(key, Ok(compaction)) => self.merged(key, compaction),
             Step::Published(key, Ok(true)) => {
                 if let Some(run) = self.compactions.get_mut(&key) {
-                    run.stage = Stage::Ready;
+                    (run.stage, run.failures) = (Stage::Ready, 0);
                 }
             }
             Step::Published(key, Ok(false)) => self.start_sweep(key),
             Step::Swapped(key, Ok(manifest)) => self.swapped(&key, &manifest),
             Step::Swept(key, Ok(())) => self.give_up(&key, None),
+            // Nothing has changed yet: it begins again, and whoever asked for it still waits.
             Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
-                self.give_up(&key, Some(failure));
+                if !self.rest_compaction(&key, &failure, Stage::Naming) {
+                    self.give_up(&key, Some(failure));
+                }
             }
             // Putting and sweeping begin with the same question: is the merged part there?
             Step::Published(key, Err(failure)) | Step::Swept(key, Err(failure)) => {
@@ -530,22 +539,41 @@ impl Engine {
 
     /// A step failed after the intent was committed: the intent stays, and the steps are taken again later.
     fn compaction_failed(&mut self, key: SessionKey, failure: Failure, again: Stage) {
-        if let Some(run) = self.compactions.get(&key) {
+        if !self.rest_compaction(&key, &failure, again)
+            && let Some(run) = self.compactions.get(&key)
+        {
             fail(&run.progress, ErrorCode::Store, chain(&failure));
         }
         match failure {
-            Failure::Store(error) => {
-                self.store_failed(&error);
-                if let Some(run) = self.compactions.get_mut(&key) {
-                    run.stage = again; // Taken up again after the back-off.
-                }
-            }
+            Failure::Store(_) => {}
             other => {
                 let hint = "the session's parts are as they were before the compaction";
                 self.session_problem(&key, "compaction_failed", &chain(&other), Some(hint));
                 self.start_sweep(key);
             }
         }
+    }
+
+    /// Lets a compaction rest after a step that the store failed, and take it again. `false`: whoever asked for it is to hear that
+    /// it has to wait, because the store is away or this does not pass by itself.
+    fn rest_compaction(&mut self, key: &SessionKey, failure: &Failure, again: Stage) -> bool {
+        let Failure::Store(error) = failure else { return false };
+        self.store_failed(error);
+        let away = self.store_is_away() || !error.kind.passes();
+        let Some(run) = self.compactions.get_mut(key) else { return false };
+        run.failures += 1;
+        run.stage = again;
+        run.rests_until = Some(Instant::now() + rest(key, run.failures));
+        !away && run.failures < COMPACTION_FAILURES_MAX
+    }
+
+    /// When a compaction has rested.
+    pub(super) fn compaction_due(&self) -> Option<Instant> {
+        self.compactions
+            .values()
+            .filter_map(|run| run.rests_until)
+            .filter(|at| *at > Instant::now())
+            .min()
     }
 
     /// Ends a compaction without a result; readers never saw it.

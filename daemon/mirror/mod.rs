@@ -20,6 +20,7 @@ mod interface;
 mod look;
 mod manifest;
 mod orphans;
+mod pause;
 mod place;
 mod problems;
 mod replay;
@@ -118,6 +119,10 @@ struct Live {
     leaving_since: Option<Instant>,
     /// Nothing is sent before this: its manifest could not be used.
     held_until: Option<Instant>,
+    /// Nothing is sent before this: the last send failed on its way.
+    rests_until: Option<Instant>,
+    /// Sends in a row that failed on their way.
+    failures: u32,
     /// Left out by the rules.
     excluded: bool,
     /// … for now: a rule asks for its directory, which is not known.
@@ -209,10 +214,10 @@ pub(crate) struct Engine {
 
     to_send: BTreeSet<(Reverse<i64>, SessionKey)>,
     sends: usize,
-    store_failures: u32,
-    /// How many of the last ones were refusals, which do not pass by themselves.
-    store_refusals: u32,
-    store_retry_at: Option<Instant>,
+    /// Whether the store is there, as far as the last operations tell.
+    standing: pause::Standing,
+    /// Sessions whose last send failed, and until when they rest.
+    resting: BTreeSet<(Instant, SessionKey)>,
     outbox_bytes: u64,
     compactions: HashMap<SessionKey, deliver::Running>,
     /// Whether this store lets us delete; not known before the first compaction.
@@ -305,9 +310,8 @@ impl Engine {
             timers: BTreeSet::new(),
             to_send: BTreeSet::new(),
             sends: 0,
-            store_failures: 0,
-            store_refusals: 0,
-            store_retry_at: None,
+            standing: pause::Standing::default(),
+            resting: BTreeSet::new(),
             outbox_bytes: 0,
             compactions: HashMap::new(),
             deletes: None,
@@ -484,8 +488,10 @@ impl Engine {
             earlier(self.tick_at);
         }
         if !self.to_send.is_empty() || !self.compactions.is_empty() || !self.nothing_to_place() {
-            earlier(self.store_retry_at);
+            self.store_due().into_iter().for_each(&mut earlier);
         }
+        earlier(self.resting.first().map(|(until, _)| *until));
+        earlier(self.compaction_due());
         earlier(self.leaving_due());
         earlier(self.place_at);
         earlier(self.drain_until);

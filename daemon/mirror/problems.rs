@@ -64,4 +64,12 @@ impl Engine {
             info!(session = %key, "problem gone");
         }
     }
+
+    /// What kept a session from being sent is over.
+    pub(super) fn clear_send_problem(&mut self, key: &SessionKey) {
+        let ours = |code: &str| ["manifest_invalid", "part_lost", "not_sent"].contains(&code);
+        if self.live.get(key).and_then(|l| l.problem.as_ref()).is_some_and(|p| ours(&p.code)) {
+            self.clear_session_problem(key);
+        }
+    }
 }

@@ -89,7 +89,10 @@ impl Engine {
                     self.hold_store_retry();
                 }
             }
-            Err(failure) => self.send_failed(key, failure),
+            Err(failure) => {
+                self.rest_after(key, &failure, false);
+                self.send_failed(key, failure);
+            }
         }
         // Whatever did not work: the next send meets the other writer's parts again.
         self.queue_send(key);

@@ -70,6 +70,7 @@ impl Engine {
         for (_, live) in self.live.iter_mut().filter(|(key, _)| of(only.as_ref(), key)) {
             live.held_until = live.held_until.map(|_| Instant::now());
         }
+        self.wake_rested(true);
         let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
         keys.iter().for_each(|key| self.queue_send(key));
     }

@@ -14,6 +14,8 @@ mod counted;
 mod fs;
 #[cfg(test)]
 pub(crate) mod memory;
+mod pace;
+mod resume;
 mod retry;
 mod s3;
 #[cfg(test)]
@@ -135,8 +137,17 @@ pub(crate) enum ErrorKind {
     Invalid,
     /// No room: a person has to make some; asked again slowly.
     Full,
-    /// Away or overloaded; asked again with back-off.
+    /// Away, or its answer was lost; asked again with back-off.
     Unavailable,
+    /// It asks for fewer requests; asked again later, and with fewer at a time.
+    Overloaded,
+}
+
+impl ErrorKind {
+    /// Whether time alone mends it.
+    pub(crate) fn passes(self) -> bool {
+        matches!(self, ErrorKind::Unavailable | ErrorKind::Overloaded)
+    }
 }
 
 /// A failed operation on a store.

@@ -220,7 +220,7 @@ async fn many_objects(store: &dyn Store) {
     clear(store).await;
 }
 
-fn wrapped(store: impl Store, disk: &Arc<dyn Disk>) -> impl Store {
+fn wrapped(store: impl Store + 'static, disk: &Arc<dyn Disk>) -> impl Store {
     Retry::new(store, Arc::clone(disk), Blocking::Pool, fastrand::Rng::with_seed(1))
 }
 

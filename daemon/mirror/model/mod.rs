@@ -7,6 +7,7 @@
 mod cases;
 mod oracle;
 mod others;
+mod outages;
 mod requests;
 mod world;
 

@@ -137,7 +137,7 @@ pub(super) struct World {
     /// Who else writes to the store.
     pub(super) others: Others,
     /// Whether the store is asked again, as the real one is.
-    retries: bool,
+    pub(super) retries: bool,
     interval: Duration,
     /// Whether its state was lost or damaged.
     pub(super) damaged: bool,

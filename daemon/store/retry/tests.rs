@@ -8,7 +8,7 @@ use crate::store::FsStore;
 
 const KEY: &str = "sessions/codex/x/part-00001-0123abcd.jsonl";
 
-fn retry<S: Store>(inner: S, disk: &MemoryDisk, seed: u64) -> Retry<S> {
+fn retry<S: Store + 'static>(inner: S, disk: &MemoryDisk, seed: u64) -> Retry<S> {
     let rng = fastrand::Rng::with_seed(seed);
     Retry::new(inner, Arc::new(disk.clone()), Blocking::Inline, rng)
 }
@@ -186,7 +186,7 @@ fn waits_stay_between_their_limits_and_differ() {
     let retry = retry(MemoryStore::new(Arc::new(disk.clone())), &disk, 3);
     let mut waits: Vec<Duration> = vec![BACKOFF_MIN];
     for _ in 0..1_000 {
-        waits.push(retry.next_wait(waits[waits.len() - 1]));
+        waits.push(retry.asked.next_wait(waits[waits.len() - 1], ErrorKind::Unavailable));
         let [last, now] = waits[waits.len() - 2..] else { unreachable!() };
         assert!(now >= BACKOFF_MIN && now <= BACKOFF_MAX.min(last * BACKOFF_GROWTH));
     }

@@ -97,6 +97,7 @@ impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Failure {
         let kind = match error {
             TransportError::Certificates(_) | TransportError::Untrusted(_) => ErrorKind::Denied,
+            TransportError::Busy => ErrorKind::Overloaded,
             _ => ErrorKind::Unavailable,
         };
         let text = error.to_string();
@@ -151,7 +152,7 @@ fn judge(
     said: &Said,
     headers: &HeaderMap,
 ) -> (ErrorKind, String) {
-    use ErrorKind::{Changed, Denied, Full, NotFound, Unavailable};
+    use ErrorKind::{Changed, Denied, Full, NotFound, Overloaded, Unavailable};
     let Asked { endpoint, bucket, right, keys, .. } = asked;
     let text = |text: &str| text.to_owned();
     match said.code.as_str() {
@@ -221,7 +222,7 @@ fn judge(
         | "Busy"
         | "TooManyRequests"
         | "ThrottlingException"
-        | "RequestLimitExceeded" => (Unavailable, text("the store asks for fewer requests")),
+        | "RequestLimitExceeded" => (Overloaded, text("the store asks for fewer requests")),
         "InternalError" => (Unavailable, text("the store has a problem of its own")),
         _ => by_status(asked, status, said),
     }
@@ -250,10 +251,12 @@ fn by_status(asked: Asked<'_>, status: StatusCode, said: &Said) -> (ErrorKind, S
         StatusCode::NOT_IMPLEMENTED => {
             (ErrorKind::Invalid, format!("the store cannot do that: {shown}"))
         }
-        StatusCode::REQUEST_TIMEOUT
-        | StatusCode::CONFLICT
-        | StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::NOT_FOUND => (ErrorKind::Unavailable, format!("{status}: {shown}")),
+        StatusCode::TOO_MANY_REQUESTS => {
+            (ErrorKind::Overloaded, format!("the store asks for fewer requests: {status}"))
+        }
+        StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::NOT_FOUND => {
+            (ErrorKind::Unavailable, format!("{status}: {shown}"))
+        }
         _ if status.is_server_error() || status.is_redirection() => {
             (ErrorKind::Unavailable, format!("{status}: {shown}"))
         }

@@ -140,7 +140,7 @@ impl S3Store {
                     return sent.e_tag.ok_or_else(|| Failure::odd("a piece has no ETag"));
                 }
                 Err(failure)
-                    if failure.kind == ErrorKind::Unavailable
+                    if failure.kind.passes()
                         && failure.code != "NoSuchUpload"
                         && attempt < ATTEMPTS_MAX =>
                 {
