@@ -503,6 +503,10 @@ impl Adopter {
             let Some(before) = self.stored_before(held, seq, start).await? else { return Ok(()) };
             own.insert(0, before);
         }
+        // Without a part that is stored and driven out it may as well be what a kill left of a capture that was never committed.
+        if own.iter().all(|part| part.stored_at.is_none()) {
+            return Ok(());
+        }
         let before = bytes_before(&held.manifest, &own);
         let store = &*self.store;
         let shared = contents::shared(store, &held.key, &held.manifest, before, &own).await?;
