@@ -15,6 +15,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
+use self::walk::Walked;
 use crate::durable::Blocking;
 use crate::harness::{Candidate, Facts, Standing};
 use crate::mirror::capture::Tools;
@@ -57,6 +58,19 @@ impl Held {
     fn is_gone(&self, part: &PartEntry) -> bool {
         let name = part.name();
         !self.listed.iter().any(|(listed, _)| *listed == name)
+    }
+
+    /// Whether a part of the outbox is stored, and in its place.
+    fn is_stored(&self, one: &Waiting) -> bool {
+        self.manifest.parts.iter().chain(&self.unnamed).any(|part| part.name() == one.name)
+    }
+
+    /// Whether a part of this number that begins here would follow one that is named, or be the first.
+    fn leads_to(&self, seq: u32, start: u64) -> bool {
+        let ends_here = |part: &PartEntry| {
+            part.seq < seq && part.cursor_range.is_some_and(|[_, end]| end == start)
+        };
+        start == 0 && seq == 0 || self.manifest.parts.iter().chain(&self.unnamed).any(ends_here)
     }
 }
 
@@ -124,7 +138,7 @@ impl Adopter {
         // Why the newest is not continued: that is what a next generation has to say.
         let mut differs = None;
         for (at, one) in held.iter_mut().enumerate().rev() {
-            match self.walk(file, one).await? {
+            match self.walk_merged(file, one).await? {
                 Ok(walked) => {
                     for (entry, range) in one.unnamed.iter_mut().zip(walked.unnamed) {
                         entry.cursor_range = Some(range);
@@ -225,7 +239,7 @@ impl Adopter {
             next_seq: held.next_seq,
             pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
-            named_bytes: manifest.bytes(),
+            named_bytes: bytes_before(manifest, &held.waiting),
             ended_at: manifest.ended_at.clone(),
             about: Default::default(),
             archived: file.archived(),
@@ -281,8 +295,67 @@ impl Adopter {
             waiting: Vec::new(),
         };
         let waiting = self.unmerged(&held, waiting).await?;
-        self.take_waiting(&mut held, waiting)?;
+        self.take_waiting(&mut held, &waiting)?;
+        if held.waiting.is_empty() {
+            self.take_driven_out(&mut held, &waiting).await?;
+        }
         Ok(held)
+    }
+
+    /// As [`Adopter::walk`], but for objects that the reference tool had merged when they were put once more, because the answer
+    /// to their put was lost: its merged part says no range, so that they seem to follow it. If the source agrees without them,
+    /// reaches beyond their ranges, and their bytes are in the merged part, they are deleted; readers would see them twice.
+    async fn walk_merged(
+        &self,
+        file: &NewFile,
+        one: &mut Held,
+    ) -> Result<Result<Walked, &'static str>, AdoptError> {
+        let why = match self.walk(file, one).await? {
+            Ok(walked) => return Ok(Ok(walked)),
+            Err(why) => why,
+        };
+        let last = one.manifest.parts.last();
+        if one.unnamed.is_empty() || last.is_none_or(|part| part.cursor_range.is_some()) {
+            return Ok(Err(why));
+        }
+        let again = std::mem::take(&mut one.unnamed);
+        let walked = match self.walk(file, one).await? {
+            Ok(walked) if self.holds_all(one, &again, walked.cursor.offset).await? => walked,
+            _ => {
+                one.unnamed = again;
+                return Ok(Err(why));
+            }
+        };
+        for entry in again {
+            match self.store.delete(&one.key.part_key(&entry.name())).await {
+                Err(error) if error.kind == ErrorKind::Denied => break, // Readers by listing see it twice.
+                other => other?,
+            }
+        }
+        Ok(Ok(walked))
+    }
+
+    /// Whether the named parts, which end at `end` of the source, hold all of these.
+    async fn holds_all(
+        &self,
+        one: &Held,
+        entries: &[PartEntry],
+        end: u64,
+    ) -> Result<bool, AdoptError> {
+        let store = &*self.store;
+        for entry in entries {
+            if entry.cursor_range.is_none_or(|[_, last]| last > end) {
+                return Ok(false);
+            }
+            let (name, size) = (entry.name(), entry.uploaded_bytes);
+            let Some((bytes, _)) = contents::part_bytes(store, &one.key, &name, size).await? else {
+                return Ok(false);
+            };
+            if !contents::holds(store, &one.key, &one.manifest, &bytes).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What waits in the outbox, without what the reference tool has merged since it was stored: its merged parts tell neither
@@ -380,47 +453,138 @@ impl Adopter {
     }
 
     /// Takes the outbox's parts that abut, in order. Others were stored already, or never committed.
-    fn take_waiting(&self, held: &mut Held, waiting: Vec<Waiting>) -> Result<(), AdoptError> {
-        let stored: Vec<PartName> =
-            held.manifest.parts.iter().chain(&held.unnamed).map(PartEntry::name).collect();
-        let mut end = if held.unnamed.is_empty() { held.manifest.end() } else { None };
-        let mut taken = Vec::new();
+    fn take_waiting(&self, held: &mut Held, waiting: &[Waiting]) -> Result<(), AdoptError> {
+        // Where stored objects have no known range, the number alone says that nothing is missing between them.
+        let last = held.manifest.parts.iter().chain(&held.unnamed).last();
+        let mut end = match last {
+            None => Some(0),
+            Some(last) => last.cursor_range.map(|[_, end]| end),
+        };
         for one in waiting {
-            if stored.contains(&one.name) || one.name.seq < held.next_seq {
-                continue;
-            }
-            // Where stored objects have no known range, the number alone says that nothing is missing between them.
             let follows =
                 end.is_none_or(|end| end == one.range[0]) && one.name.seq == held.next_seq;
-            if !follows {
+            if !follows || held.is_stored(one) {
                 continue;
             }
-            let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
-            let sha256 = hex(&Sha256::digest(&bytes));
-            if !sha256.starts_with(&one.name.uuid) {
-                continue; // Torn by a power loss before it was committed.
-            }
+            let Some(part) = self.from_outbox(one)? else { continue };
             end = Some(one.range[1]);
             held.next_seq = one.name.seq + 1;
-            held.waiting.push(PendingPart {
-                seq: one.name.seq,
+            held.waiting.push(part);
+        }
+        self.persist_waiting(held)
+    }
+
+    /// What waits behind parts of this writer's own whose numbers another writer has given to other content: no state knows of
+    /// these any more, but their ranges and numbers lead from what is named to what waits. All of them together wait to be
+    /// named, which is refused, and then they move away as in every conflict. Nothing is taken that the named parts hold.
+    async fn take_driven_out(
+        &self,
+        held: &mut Held,
+        waiting: &[Waiting],
+    ) -> Result<(), AdoptError> {
+        let Some(first) = waiting.iter().position(|one| !held.is_stored(one)) else {
+            return Ok(());
+        };
+        let mut own = Vec::new();
+        for one in &waiting[first..] {
+            let follows = own.last().is_none_or(|last: &PendingPart| {
+                last.range[1] == one.range[0] && last.seq + 1 == one.name.seq
+            });
+            if follows && let Some(part) = self.from_outbox(one)? {
+                own.push(part);
+            }
+        }
+        loop {
+            let Some(next) = own.first() else { return Ok(()) };
+            let (seq, start) = (next.seq, next.range[0]);
+            if held.leads_to(seq, start) {
+                break;
+            }
+            let Some(before) = self.stored_before(held, seq, start).await? else { return Ok(()) };
+            own.insert(0, before);
+        }
+        // Without a part that is stored and driven out it may as well be what a kill left of a capture that was never committed.
+        if own.iter().all(|part| part.stored_at.is_none()) {
+            return Ok(());
+        }
+        let before = bytes_before(&held.manifest, &own);
+        let store = &*self.store;
+        let shared = contents::shared(store, &held.key, &held.manifest, before, &own).await?;
+        if shared == own.len() {
+            return Ok(());
+        }
+        let next_seq = own.last().map_or(0, |last| last.seq + 1);
+        held.unnamed.retain(|entry| !own.iter().any(|part| part.seq <= entry.seq));
+        held.next_seq = held.next_seq.max(next_seq);
+        held.waiting = own;
+        self.persist_waiting(held)
+    }
+
+    /// The listed part of this number that ends where the next one begins and that no manifest names.
+    async fn stored_before(
+        &self,
+        held: &Held,
+        seq: u32,
+        end: u64,
+    ) -> Result<Option<PendingPart>, AdoptError> {
+        for (name, size) in held.listed.iter().filter(|(name, _)| name.seq + 1 == seq) {
+            if held.manifest.parts.iter().any(|part| part.name() == *name) {
+                continue;
+            }
+            let entry = self.unnamed_entry(&held.key, name, *size).await?;
+            let (Some(range), Some(sha256)) = (entry.cursor_range, entry.sha256) else { continue };
+            if range[1] != end || range[0] >= end {
+                continue;
+            }
+            return Ok(Some(PendingPart {
+                seq: name.seq,
                 sha256,
-                range: one.range,
-                bytes: one.bytes,
+                range,
+                bytes: *size,
                 redactions: Counts::new(),
                 cut: false,
                 captured_at: self.now.clone(),
-                stored_at: None,
+                stored_at: Some(self.now.clone()),
                 named: false,
-            });
-            taken.push(one.path);
+            }));
         }
-        // Whoever wrote them may have died before they were durable.
-        if !taken.is_empty() {
-            self.tools.disk.sync(&taken).map_err(AdoptError::Outbox)?;
-        }
-        Ok(())
+        Ok(None)
     }
+
+    /// A part that waits, unless it was torn by a power loss before it was committed.
+    fn from_outbox(&self, one: &Waiting) -> Result<Option<PendingPart>, AdoptError> {
+        let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Ok(sha256.starts_with(&one.name.uuid).then(|| PendingPart {
+            seq: one.name.seq,
+            sha256,
+            range: one.range,
+            bytes: one.bytes,
+            redactions: Counts::new(),
+            cut: false,
+            captured_at: self.now.clone(),
+            stored_at: None,
+            named: false,
+        }))
+    }
+
+    /// Whoever wrote what waits may have died before it was durable.
+    fn persist_waiting(&self, held: &Held) -> Result<(), AdoptError> {
+        let waiting = held.waiting.iter().filter(|part| part.stored_at.is_none());
+        let paths: Vec<PathBuf> =
+            waiting.map(|part| self.tools.outbox.path(&held.key, part)).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.tools.disk.sync(&paths).map_err(AdoptError::Outbox)
+    }
+}
+
+/// Bytes that a manifest names before parts that wait to be named.
+fn bytes_before(manifest: &Manifest, waiting: &[PendingPart]) -> u64 {
+    let Some([first, _]) = waiting.first().map(|part| part.range) else { return manifest.bytes() };
+    let is_before = |part: &&PartEntry| part.cursor_range.is_none_or(|[start, _]| start < first);
+    manifest.parts.iter().take_while(is_before).map(|part| part.uploaded_bytes).sum()
 }
 
 /// Stands in for a file that is nowhere.

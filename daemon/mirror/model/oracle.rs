@@ -33,14 +33,17 @@ pub(super) fn check(world: &World, second: Option<&World>) -> Result<(), String>
             Others::Sharing => Some(source),
             _ => second.sources.get(number),
         });
-        check_session(&world.redactor, source, other, &generations)
+        // What the reference tool merged has no digest. After a lost state it is compared with the source, and what was behind a
+        // marker is nowhere to compare with: a change of one secret into something else is the one that nobody can see.
+        let blind = world.others == Others::Reference && world.damaged;
+        check_session(&world.redactor, source, other, &generations, blind)
             .map_err(|what| format!("s{number}: {what}"))?;
     }
     // Sources that only the second recorder has.
     let second = second.filter(|_| world.others == Others::Diverging);
     for (number, source) in second.iter().flat_map(|w| w.sources.iter().enumerate()) {
         if let Some(generations) = sessions.remove(&format!("s{number}")) {
-            check_session(&world.redactor, source, None, &generations)
+            check_session(&world.redactor, source, None, &generations, false)
                 .map_err(|what| format!("s{number} of the second: {what}"))?;
         }
     }
@@ -140,6 +143,7 @@ fn check_session(
     source: &Source,
     other: Option<&Source>,
     generations: &[Generation],
+    blind: bool,
 ) -> Result<(), String> {
     // Two writers part once, and again when both went on to the same number; they never drive each other on.
     let rewrites = source.rewrites + other.map_or(0, |other| other.rewrites + 6);
@@ -160,6 +164,7 @@ fn check_session(
             // The order of two writers' generations tells nothing of the order of what they held.
             Some(_) if whole && other.is_some() => {}
             Some(at) if whole => from += at,
+            None if blind && source.held.iter().any(|raw| is_but_for_secrets(content, raw)) => {}
             _ => {
                 return Err(format!(
                     "generation {} holds what its source never held ({} bytes, whole: {whole}): {:?}",
@@ -171,6 +176,26 @@ fn check_session(
         }
     }
     Ok(())
+}
+
+/// Whether stored content is the beginning of what a source held, record by record, where a marker may stand for any bytes
+/// that are as many as a secret of this model has.
+fn is_but_for_secrets(content: &[u8], raw: &[u8]) -> bool {
+    const MARKER: &[u8] = b"[REDACTED:aws_access_key]";
+    const SECRET_BYTES: usize = 20;
+    let mut records = raw.split_inclusive(|byte| *byte == b'\n');
+    content.split_inclusive(|byte| *byte == b'\n').all(|stored| {
+        let Some(record) = records.next() else { return false };
+        match memchr::memmem::find(stored, MARKER) {
+            None => record == stored,
+            Some(at) => {
+                let (before, after) = (&stored[..at], &stored[at + MARKER.len()..]);
+                record.len() == before.len() + SECRET_BYTES + after.len()
+                    && record.starts_with(before)
+                    && record.ends_with(after)
+            }
+        }
+    })
 }
 
 /// What was made safe is there, and so is what the source holds now.
