@@ -53,6 +53,17 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// What was read already; nothing waits.
+    pub(super) fn of(
+        key: SessionKey,
+        manifest: Manifest,
+        listed: Vec<(PartName, u64)>,
+        unnamed: Vec<PartEntry>,
+    ) -> Held {
+        let next_seq = manifest.next_seq;
+        Held { key, manifest, listed, unnamed, waiting: Vec::new(), next_seq }
+    }
+
     /// Whether a named part is not there.
     fn is_gone(&self, part: &PartEntry) -> bool {
         let name = part.name();
@@ -350,7 +361,7 @@ impl Adopter {
     }
 
     /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
-    async fn sweep_leftovers(
+    pub(super) async fn sweep_leftovers(
         &self,
         key: &SessionKey,
         manifest: &Manifest,
@@ -423,8 +434,24 @@ impl Adopter {
     }
 }
 
-/// Stands in for a file that is nowhere.
+/// Stands in for a file that is nowhere, or is known already.
 impl NewFile {
+    /// The source of a record, as it is now.
+    pub(super) fn of_record(record: &Record, stat: Stat) -> NewFile {
+        NewFile {
+            candidate: Candidate {
+                harness: "",
+                path: record.source.clone(),
+                id: String::new(),
+                id_from_records: false,
+                encoding: record.encoding,
+                standing: Standing::Live,
+            },
+            stat,
+            facts: Facts::default(),
+        }
+    }
+
     fn vanished(key: &SessionKey, source: Option<&str>) -> NewFile {
         NewFile {
             candidate: Candidate {

@@ -26,6 +26,7 @@ mod replay;
 mod retreat;
 mod rows;
 mod send;
+mod verify;
 mod wait;
 
 #[cfg(test)]
@@ -147,6 +148,7 @@ enum Done {
     Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
     Left(SessionKey, Result<Vec<crate::part::PartName>, manifest::Failure>),
     Replayed,
+    Verification(Box<verify::Step>),
 }
 
 /// Why a problem is shown, with its object: one of a kind is shown once.
@@ -221,6 +223,7 @@ pub(crate) struct Engine {
     leaving: BTreeMap<SessionKey, Instant>,
 
     waiters: Vec<wait::Waiter>,
+    verification: Option<verify::Verification>,
     problems: BTreeMap<ProblemKey, Problem>,
     progress_at: Instant,
     summary: Summary,
@@ -313,6 +316,7 @@ impl Engine {
             deletes: None,
             leaving: BTreeMap::new(),
             waiters: Vec::new(),
+            verification: None,
             problems: BTreeMap::new(),
             progress_at: now,
             summary: Summary::default(),
@@ -415,6 +419,8 @@ impl Engine {
         self.answer_waiters();
         self.fire_timers();
         self.start_capture();
+        // Before the sends: a repair waits until nobody sends its session, and they would always be faster.
+        self.start_verification();
         self.start_sends();
         self.drain_step();
         if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
@@ -440,6 +446,7 @@ impl Engine {
             Done::Moved(key, moved) => self.moved(&key, *moved),
             Done::Left(key, left) => self.left(&key, left),
             Done::Replayed => {}
+            Done::Verification(step) => self.verification_step(*step),
         }
     }
 
