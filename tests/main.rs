@@ -33,3 +33,4 @@ mod rules;
 mod sacred;
 mod service_life;
 mod tidy;
+mod verify;
