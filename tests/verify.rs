@@ -217,10 +217,14 @@ const DAMAGES: &[Damage] = &[
                     m[total] = json!(m[total].as_u64().unwrap() - last[own].as_u64().unwrap());
                 }
                 for (name, count) in last["redactions"].as_object().unwrap() {
-                    let left = m["redaction_counts"][name].as_u64().unwrap() - count.as_u64().unwrap();
+                    let left =
+                        m["redaction_counts"][name].as_u64().unwrap() - count.as_u64().unwrap();
                     m["redaction_counts"][name] = json!(left);
                 }
-                m["redaction_counts"].as_object_mut().unwrap().retain(|_, count| *count != json!(0));
+                m["redaction_counts"]
+                    .as_object_mut()
+                    .unwrap()
+                    .retain(|_, count| *count != json!(0));
             });
         },
     },
@@ -240,7 +244,7 @@ const DAMAGES: &[Damage] = &[
         name: "a gap",
         code: "gap",
         words: "no part holds them",
-        mends: false,
+        mends: true,
         damage: |case| {
             case.change_manifest(|m| {
                 let at = m["parts"][1]["cursor_range"][0].as_u64().unwrap();
@@ -253,7 +257,7 @@ const DAMAGES: &[Damage] = &[
         name: "an overlap",
         code: "overlap",
         words: "begins before the part before it ends",
-        mends: false,
+        mends: true,
         damage: |case| {
             case.change_manifest(|m| {
                 let at = m["parts"][1]["cursor_range"][0].as_u64().unwrap();
@@ -342,6 +346,15 @@ fn a_repair_never_deletes_what_only_one_object_holds() {
     assert_eq!(told.status.code(), Some(1), "{}", said(&told));
     assert!(has(&told, "part_digest", "wrong"), "{}", said(&told));
     assert_eq!(fs::read(&case.parts()[1]).unwrap(), damaged);
+
+    // A manifest with a gap, and no source that could tell its ranges.
+    case.restore();
+    case.change_manifest(|m| m["parts"][0]["cursor_range"] = json!([0, 1]));
+    let before = files_below(&case.home.bucket());
+    let told = ctl(&case.home, &["verify", "--repair", "--json"]);
+    assert_eq!(told.status.code(), Some(1), "{}", said(&told));
+    assert!(has(&told, "gap", "wrong") && has(&told, "manifest_unmended", "unchecked"));
+    assert_eq!(files_below(&case.home.bucket()), before);
 }
 
 #[test]
@@ -389,6 +402,23 @@ fn a_deep_verification_finds_what_agrees_with_itself_and_not_with_its_source() {
 }
 
 #[test]
+fn a_store_that_is_away_could_not_be_checked_and_is_neither_damaged_nor_fine() {
+    let case = Case::new("codex");
+    let elsewhere = case.home.path().join("unmounted");
+    fs::rename(case.home.bucket(), &elsewhere).unwrap();
+    for arguments in [&["verify"][..], &["verify", "--repair"], &["verify", &case.transcript.id]] {
+        let told = ctl(&case.home, arguments);
+        assert_eq!(told.status.code(), Some(1), "{}", said(&told));
+        let text = said(&told);
+        assert!(text.contains("could not be checked") && !text.contains("WRONG"), "{text}");
+        assert!(!text.contains("nothing is wrong\n"), "{text}");
+    }
+    fs::rename(&elsewhere, case.home.bucket()).unwrap();
+    let told = ctl(&case.home, &["verify"]);
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+}
+
+#[test]
 fn what_this_daemon_does_not_record_is_checked_and_said_to_be_somebody_elses() {
     let case = Case::new("codex");
     let stranger = case.folder().with_file_name("somebody-elses");
@@ -409,7 +439,11 @@ fn what_this_daemon_does_not_record_is_checked_and_said_to_be_somebody_elses() {
     flip(&stranger.join(name), 3);
     let before = files_below(&stranger);
     let told = ctl(&case.home, &["verify", "--repair", "--json"]);
-    assert!(has(&told, "unknown", "note") && has(&told, "unnamed_digest", "note"), "{}", said(&told));
+    assert!(
+        has(&told, "unknown", "note") && has(&told, "unnamed_digest", "note"),
+        "{}",
+        said(&told)
+    );
     assert_eq!(files_below(&stranger), before);
 }
 
@@ -418,7 +452,14 @@ fn sessions_that_grow_and_are_compacted_meanwhile_are_no_reason_to_complain() {
     let home = Home::new();
     let planted = Planted::exact_only(SEED);
     let mut transcripts: Vec<Transcript> = (0..6)
-        .map(|number| Transcript::new(&home, ["claude-code", "codex", "openclaw"][number as usize % 3], number, SEED))
+        .map(|number| {
+            Transcript::new(
+                &home,
+                ["claude-code", "codex", "openclaw"][number as usize % 3],
+                number,
+                SEED,
+            )
+        })
         .collect();
     transcripts.iter_mut().for_each(|one| one.grow(&planted, 2));
     let _daemon = Daemon::start(&home, &["--interval", "100ms"]);
@@ -444,7 +485,11 @@ fn sessions_that_grow_and_are_compacted_meanwhile_are_no_reason_to_complain() {
                 let told = ctl(home, &arguments);
                 let wrong: Vec<_> =
                     findings(&told).into_iter().filter(|(_, weight, _)| weight != "note").collect();
-                assert!(told.status.success() && wrong.is_empty(), "{round}: {wrong:?}\n{:?}", said(&told));
+                assert!(
+                    told.status.success() && wrong.is_empty(),
+                    "{round}: {wrong:?}\n{:?}",
+                    said(&told)
+                );
             }
         });
         ending.store(true, Ordering::Relaxed);

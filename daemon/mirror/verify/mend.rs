@@ -28,7 +28,9 @@ use crate::store::{Body, StoreError};
 const PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Findings that a manifest is the matter of.
-const OF_MANIFESTS: [&str; 7] = [
+const OF_MANIFESTS: [&str; 9] = [
+    "gap",
+    "overlap",
     "manifest_missing",
     "manifest_invalid",
     "manifest_behind",
@@ -268,6 +270,9 @@ impl Mender {
                 entry.source_bytes = Some(range[1] - range[0]);
             }
             return Ok(entries);
+        }
+        if seen.findings.iter().any(|f| f.code == "gap" || f.code == "overlap") {
+            return Err("its ranges do not abut, and no source tells them".into());
         }
         // The state knows how much was named: if that is what is there, these are the parts, whatever their ranges are.
         let bytes: u64 = entries.iter().map(|entry| entry.uploaded_bytes).sum();

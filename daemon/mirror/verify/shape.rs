@@ -92,8 +92,8 @@ fn ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) {
                     end - start
                 );
                 let particulars = Some((format!("byte {end}"), format!("byte {start}")));
-                let hint = "two parts say that they hold these bytes of the source: \
-                            `tracecraftctl verify --deep` tells which one does";
+                let hint = "two parts say that they hold these bytes: `tracecraftctl verify ID --repair` \
+                            mends it if its source tells which one does";
                 findings.push(wrong("overlap", &name(key, part), &message, particulars, hint));
             }
             _ => {}
@@ -128,7 +128,8 @@ fn chained_ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Find
 fn gap(key: &SessionKey, part: &PartEntry, end: u64, start: u64) -> Finding {
     let message = format!("gap of {} bytes before it: no part holds them", start - end);
     let particulars = Some((format!("byte {end}"), format!("byte {start}")));
-    let hint = "only a copy of the bucket, or the source, still has these bytes";
+    let hint = "`tracecraftctl verify ID --repair` mends it if its source tells; else only a copy of the \
+                bucket has these bytes";
     wrong("gap", &name(key, part), &message, particulars, hint)
 }
 
