@@ -398,6 +398,8 @@ pub(crate) fn run(setting: Setting) {
         bucket.litter.clear();
         judge::verdict(judge::at_rest(&bucket, &sources))
     });
+    // What the oracle finds in order, the program finds in order, too: after kills, compactions, rewrites and moves.
+    ctl_ok(campaign.home(), &["verify", "--deep"]);
     tally.peak = tally.peak.max(daemon.peak_bytes());
     let status = daemon.term();
     assert_eq!(status.code(), Some(0), "after SIGTERM:\n{}", last_lines(&daemon.said()));

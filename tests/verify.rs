@@ -231,7 +231,7 @@ const DAMAGES: &[Damage] = &[
     Damage {
         name: "a leftover stays",
         code: "leftover",
-        words: "is not named any more",
+        words: "is not named (any more)",
         mends: true,
         damage: |case| {
             let parts = case.parts();

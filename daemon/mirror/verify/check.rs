@@ -275,25 +275,25 @@ impl Subject {
             return Some(finding("unnamed_digest", Weight::Note, &object, message));
         }
         let manifest = seen.manifest.as_ref()?;
+        let note = |message| Some(finding("leftover", Weight::Note, &object, message));
+        if ours.and_then(|r| r.leaving.as_ref()).is_some_and(|l| l.parts.contains(name)) {
+            return note("is a stray: it goes when its copy is named");
+        }
         if name.seq >= manifest.next_seq {
             let record = ours.filter(|record| name.seq < named_below(record) && !is_pending)?;
             let message = "is stored, and the manifest no longer names it";
-            let numbers =
-                (format!("next_seq {}", named_below(record)), manifest.next_seq.to_string());
+            let says = format!("next_seq {}", manifest.next_seq);
+            let numbers = (format!("next_seq {}", named_below(record)), says);
             return Some(wrong("unnamed", &object, message, Some(numbers), REPAIR));
         }
-        let leaves = |record: &Record| {
-            record.leaving.as_ref().is_some_and(|leaving| leaving.parts.contains(name))
-        };
-        let note = |message| Some(finding("leftover", Weight::Note, &object, message));
         match ours {
-            None => note("is not named any more: a leftover of whoever records this session"),
-            Some(record) if leaves(record) => note("is a stray: it goes when its copy is named"),
+            None => note("is not named: a leftover of whoever records this session, or a stray"),
             Some(record) if self.compacting || record.compaction.is_some() => {
                 note("is not named (any more): the compaction that is under way sees to it")
             }
             Some(_) => {
-                let message = "is not named any more: readers that only list see its records twice";
+                let message = "is not named (any more), a leftover or another writer's: readers that only \
+                               list see its records twice";
                 let hint =
                     "`tracecraftctl verify ID --repair` deletes it, if named parts hold its bytes";
                 Some(wrong("leftover", &object, message, None, hint))

@@ -170,7 +170,9 @@ impl Mender {
         mended: &mut Mended,
     ) -> Result<(), StoreError> {
         let object = subject.key.manifest_key();
-        if seen.findings.iter().any(|f| f.code == "manifest_version") {
+        if record.leaving.is_some() {
+            let message = "was not rebuilt: the session was left to another writer, whose it is";
+            mended.could_not("manifest_unmended", &object, message);
             return Ok(());
         }
         let old = seen

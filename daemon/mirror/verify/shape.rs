@@ -181,7 +181,8 @@ pub(super) fn summed(manifest: &Manifest) -> (Option<u64>, u64, Counts) {
 /// A manifest only grows, and merges keep its bytes.
 fn behind(key: &SessionKey, manifest: &Manifest, record: &Record, findings: &mut Vec<Finding>) {
     let (had, names) = (record.totals.bytes, manifest.bytes());
-    if names < had {
+    // A generation that was left to another writer is theirs to write.
+    if names < had && !record.superseded {
         findings.push(wrong(
             "manifest_behind",
             &key.manifest_key(),

@@ -1,5 +1,7 @@
 //! What a verification has to find, each in a store in memory: what is damaged, what only moves, what is merely away.
 
+mod mending;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
