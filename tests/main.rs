@@ -34,3 +34,4 @@ mod sacred;
 mod service_life;
 mod tidy;
 mod verify;
+mod verify_deep;

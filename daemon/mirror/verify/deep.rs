@@ -170,6 +170,8 @@ async fn compare_rows(
 ) -> Result<Finding, AdoptError> {
     let source = record.source_file().to_string_lossy().into_owned();
     let file = NewFile::of_record(record, record.cursor.stat);
+    // What was seen of the database at the last capture may be old.
+    adopter.tools.databases.begin_look();
     let stored = adopter.last_states(&file, &held).await?;
     let (tools, own, offset) = (adopter.tools.clone(), key.clone(), record.cursor.offset);
     let path = record.source.clone();
