@@ -150,3 +150,92 @@ pub(crate) fn failure(sums: &VerifiedSums) -> Option<Failure> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::tests::{golden, terminal};
+    use tracecraft::api::exit;
+
+    fn found(weight: Weight, object: &str, message: &str) -> Finding {
+        Finding {
+            code: "code".into(),
+            weight,
+            object: object.into(),
+            message: message.into(),
+            expected: None,
+            found: None,
+            hint: None,
+        }
+    }
+
+    fn verified(verdict: Verdict, findings: Vec<Finding>) -> Verified {
+        Verified {
+            harness: "codex".into(),
+            id: "01a2".into(),
+            known: true,
+            verdict,
+            parts: 3,
+            bytes: 4096,
+            waiting_parts: 1,
+            findings,
+            more_findings: 0,
+        }
+    }
+
+    #[test]
+    fn a_person_reads_which_object_is_wrong_what_should_be_there_and_what_to_do() {
+        let wrong = Finding {
+            expected: Some("407 bytes".into()),
+            found: Some("400 bytes".into()),
+            hint: Some("put it back".into()),
+            ..found(Weight::Wrong, "sessions/codex/01a2/part-00000-7dca7a2b.jsonl", "is too short")
+        };
+        let hostile = found(Weight::Unchecked, "a\u{1b}[2Jb", "could not be checked");
+        let mended = found(Weight::Mended, "sessions/codex/01a2/meta.json", "was rebuilt");
+        let note = found(Weight::Note, "sessions/codex/01a2/x", "is not ours");
+        let all = verified(Verdict::Wrong, vec![wrong, hostile, mended, note.clone()]);
+        let more = Verified { more_findings: 12, ..all };
+        let fine = verified(Verdict::Fine, vec![note]);
+        let sums_of = |fine, wrong, unchecked| VerifiedSums {
+            sessions: fine + wrong + unchecked,
+            fine,
+            wrong,
+            unchecked,
+            unknown: wrong,
+            parts: 20,
+            bytes: 1 << 20,
+            waiting_parts: unchecked,
+        };
+        let t = terminal(None);
+        assert_eq!(
+            session(&fine, false, &t),
+            "",
+            "what is fine is not told unless it was asked for"
+        );
+        let told = [session(&more, false, &t), session(&fine, true, &t)].concat()
+            + &sums(&sums_of(5, 1, 2), &t)
+            + &sums(&sums_of(5, 0, 0), &t);
+        golden("verify.txt", &told);
+    }
+
+    #[test]
+    fn the_exit_code_is_0_only_if_everything_was_checked_and_nothing_is_wrong() {
+        let sums = |wrong, unchecked| VerifiedSums {
+            sessions: 9,
+            wrong,
+            unchecked,
+            ..VerifiedSums::default()
+        };
+        assert!(failure(&sums(0, 0)).is_none());
+        for (wrong, unchecked, words) in [
+            (1, 0, "something is wrong with 1 of 9 sessions"),
+            (0, 1, "1 of 9 sessions could not be checked; nothing that was checked is wrong"),
+            (2, 3, "something is wrong with 2 of 9 sessions, and 3 could not be checked"),
+        ] {
+            let failed = failure(&sums(wrong, unchecked)).expect("it fails");
+            assert_eq!(failed.exit(), exit::FAILED);
+            assert!(failed.text().contains(words), "{}", failed.text());
+        }
+    }
+}

@@ -338,6 +338,18 @@ async fn compaction_reports_its_progress_and_always_ends_with_an_outcome() {
     assert_eq!(error.code, ErrorCode::Unavailable);
 }
 
+#[tokio::test]
+async fn a_verification_streams_to_its_outcome_and_a_refusal_has_its_status() {
+    let reply = post("/v1/verify?deep=1").await;
+    let bytes = reply.into_body().collect().await.unwrap().to_bytes();
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let told: Vec<Verifying> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let sums = VerifiedSums { sessions: 7, ..Default::default() };
+    let begun = Verifying::Working { done_sessions: 0, total_sessions: 7, done_bytes: 0 };
+    assert_eq!(told, [begun, Verifying::Done { sums }]);
+    expect_error(post("/v1/sessions/nobody/verify").await, 404, ErrorCode::NoSuchSession).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn compaction_that_falls_silent_ends_with_a_timeout() {
     let reply = post("/v1/sessions/silent/compact").await;
