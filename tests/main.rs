@@ -34,4 +34,5 @@ mod sacred;
 mod service_life;
 mod tidy;
 mod verify;
+mod verify_bucket;
 mod verify_deep;

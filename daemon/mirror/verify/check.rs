@@ -29,6 +29,9 @@ const LOOKS_MAX: u32 = 8;
 /// Objects of one session that the store may fail to give before the others are not asked for.
 const FAILURES_MAX: u32 = 3;
 
+/// How often an object is asked for whose bytes break off on their way.
+const READS_MAX: u32 = 3;
+
 /// Bytes read at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -302,7 +305,7 @@ impl Subject {
     }
 
     /// Reads an object that was not read yet. `false`: it is not there.
-    pub(super) async fn read(
+    async fn read(
         &self,
         name: &PartName,
         contents: &mut Contents,
@@ -312,32 +315,56 @@ impl Subject {
             return Ok(true);
         }
         let object = self.key.part_key(name);
-        let mut got = match self.store.get(&object).await {
-            Ok(got) => got,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let (mut bytes, mut digest, mut marks) = (0, Sha256::new(), Marks::default());
-        let mut buffer = vec![0; PIECE_BYTES];
-        loop {
-            let read = got.reader.read(&mut buffer).await.map_err(|e| unreadable(&object, e))?;
-            if read == 0 {
-                break;
+        let mut reads = 1;
+        let content = loop {
+            match read(&*self.store, &object, meter).await {
+                Ok(Some(content)) => break content,
+                Ok(None) => return Ok(false),
+                // What breaks off on its way is not asked for again by the store.
+                Err(error) if error.kind == ErrorKind::Unavailable && reads < READS_MAX => {
+                    reads += 1
+                }
+                Err(error) => return Err(error),
             }
-            digest.update(&buffer[..read]);
-            marks.take(&buffer[..read]);
-            bytes += read as u64;
-            meter.add(read as u64);
             if meter.events.is_closed() {
                 let why = "nobody waits for the answer any more";
                 return Err(StoreError::new(ErrorKind::Unavailable, "get", &object, why));
             }
-        }
-        let (sha256, range) = (hex(&digest.finalize()), range_of(got.note.as_deref()));
-        let content = Content { bytes, sha256, range, redactions: marks.counts };
+        };
         contents.insert(name.clone(), content);
         Ok(true)
     }
+}
+
+/// Reads an object once; `None` when there is none.
+async fn read(
+    store: &dyn Store,
+    object: &str,
+    meter: &mut Meter,
+) -> Result<Option<Content>, StoreError> {
+    let mut got = match store.get(object).await {
+        Ok(got) => got,
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (mut bytes, mut digest, mut marks) = (0, Sha256::new(), Marks::default());
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        let read = got.reader.read(&mut buffer).await.map_err(|e| unreadable(object, e))?;
+        if read == 0 {
+            break;
+        }
+        digest.update(&buffer[..read]);
+        marks.take(&buffer[..read]);
+        bytes += read as u64;
+        meter.add(read as u64);
+        if meter.events.is_closed() {
+            let why = "nobody waits for the answer any more";
+            return Err(StoreError::new(ErrorKind::Unavailable, "get", object, why));
+        }
+    }
+    let (sha256, range) = (hex(&digest.finalize()), range_of(got.note.as_deref()));
+    Ok(Some(Content { bytes, sha256, range, redactions: marks.counts }))
 }
 
 /// An object that cannot be had is said to be so; when several cannot, the others are not asked for.
