@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::finding::{REPAIR, finding, unreachable, wrong};
 use super::marks::Marks;
-use super::shape::{faults, named_below};
+use super::shape::{faults, is_behind, named_below};
 use crate::api::{Finding, Verifying, Weight};
 use crate::mirror::manifest::{range_of, unreadable};
 use crate::part::{Manifest, ManifestError, PartEntry, PartName, SessionKey, hex};
@@ -284,6 +284,11 @@ impl Subject {
         }
         if name.seq >= manifest.next_seq {
             let record = ours.filter(|record| name.seq < named_below(record) && !is_pending)?;
+            if !is_behind(manifest, record) {
+                let message =
+                    "has a number that was given to other content: another writer's stray";
+                return Some(finding("stray", Weight::Note, &object, message));
+            }
             let message = "is stored, and the manifest no longer names it";
             let says = format!("next_seq {}", manifest.next_seq);
             let numbers = (format!("next_seq {}", named_below(record)), says);

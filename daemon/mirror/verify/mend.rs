@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::check::{Content, Contents, Meter, Seen, Subject, fetch};
 use super::finding::{finding, unreachable};
-use super::shape::{named_below, summed};
+use super::shape::{is_behind, named_below, named_bytes, summed};
 use crate::api::{Finding, Weight};
 use crate::durable::Disk;
 use crate::mirror::adopt::{AdoptError, Adopter, Held};
@@ -255,7 +255,8 @@ impl Mender {
             }
         }
         let intact = entries.len();
-        let wanted = |name: &PartName| name.seq >= from && name.seq < named_below(record);
+        let lacks = seen.manifest.as_ref().is_none_or(|manifest| is_behind(manifest, record));
+        let wanted = |name: &PartName| lacks && name.seq >= from && name.seq < named_below(record);
         for (name, _) in seen.listed.iter().filter(|(name, _)| wanted(name)) {
             let Some(content) = contents.get(name) else { continue };
             let said = old.parts.iter().find(|part| part.name() == *name);
@@ -265,6 +266,12 @@ impl Mender {
             return Err(
                 "two parts have the same number, and which of them counts cannot be told".into()
             );
+        }
+        // The state knows how much was named: what is more is not all this session's.
+        let bytes: u64 = entries.iter().map(|entry| entry.uploaded_bytes).sum();
+        let had = if lacks { named_bytes(record) } else { bytes };
+        if bytes > had {
+            return Err(format!("there are parts of {bytes} bytes, and only {had} were named"));
         }
         if let Some(ranges) = self.ranges(subject, record, seen, &entries).await {
             for (entry, range) in entries.iter_mut().zip(ranges) {
@@ -276,13 +283,10 @@ impl Mender {
         if seen.findings.iter().any(|f| f.code == "gap" || f.code == "overlap") {
             return Err("its ranges do not abut, and no source tells them".into());
         }
-        // The state knows how much was named: if that is what is there, these are the parts, whatever their ranges are.
-        let bytes: u64 = entries.iter().map(|entry| entry.uploaded_bytes).sum();
-        if bytes != record.totals.bytes {
-            let had = record.totals.bytes;
-            return Err(format!(
-                "its parts have {bytes} bytes, {had} were named, and no range tells which"
-            ));
+        // If all of that is there, these are the parts, whatever their ranges are.
+        if bytes != had {
+            let why = "and no range tells which";
+            return Err(format!("its parts have {bytes} bytes, {had} were named, {why}"));
         }
         let mut end = intact
             .checked_sub(1)

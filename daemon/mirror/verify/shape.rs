@@ -178,11 +178,21 @@ pub(super) fn summed(manifest: &Manifest) -> (Option<u64>, u64, Counts) {
     (source, manifest.bytes(), redactions)
 }
 
-/// A manifest only grows, and merges keep its bytes.
+/// How many bytes this daemon knows to be named below [`named_below`]: merges keep them.
+pub(super) fn named_bytes(record: &Record) -> u64 {
+    // What was named and not seen named yet is named again by the daemon itself, should it be lost.
+    let unsure = record.pending.iter().filter(|part| part.named).map(|part| part.bytes).sum();
+    record.totals.bytes.saturating_sub(unsure)
+}
+
+/// Whether a manifest names less than this daemon once wrote into it. A generation that was left to another writer is theirs.
+pub(super) fn is_behind(manifest: &Manifest, record: &Record) -> bool {
+    !record.superseded && manifest.bytes() < named_bytes(record)
+}
+
 fn behind(key: &SessionKey, manifest: &Manifest, record: &Record, findings: &mut Vec<Finding>) {
-    let (had, names) = (record.totals.bytes, manifest.bytes());
-    // A generation that was left to another writer is theirs to write.
-    if names < had && !record.superseded {
+    if is_behind(manifest, record) {
+        let (had, names) = (named_bytes(record), manifest.bytes());
         findings.push(wrong(
             "manifest_behind",
             &key.manifest_key(),
