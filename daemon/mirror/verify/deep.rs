@@ -91,9 +91,12 @@ fn is_passing(error: &AdoptError) -> bool {
 fn excuse(record: &Record, error: AdoptError) -> Finding {
     let source = record.source_file().to_string_lossy().into_owned();
     match error {
-        AdoptError::Source(SourceError::Missing(_)) => {
-            finding("source_gone", Weight::Note, &source, "source gone: nothing to compare with")
-        }
+        AdoptError::Source(SourceError::Missing(_)) => finding(
+            "source_gone",
+            Weight::Note,
+            &source,
+            "is gone: there is no source to compare with",
+        ),
         AdoptError::Store(Failure::Store(error)) => unreachable(&error),
         other => {
             let message = format!("could not be compared: {}", chain(&other));
@@ -111,7 +114,7 @@ async fn try_compare(
     let source = record.source_file().to_string_lossy().into_owned();
     let note = |code: &str, message: &str| Ok(finding(code, Weight::Note, &source, message));
     if record.superseded {
-        let message = "its source was rewritten or given up since: nothing to compare with";
+        let message = "was rewritten or given up since: there is nothing to compare with";
         return note("source_rewritten", message);
     }
     if record.encoding == Encoding::Rows {
@@ -125,20 +128,24 @@ async fn try_compare(
         if rules.is_some_and(|rules| rules != adopter.tools.redactor.rules_version()) {
             return note(
                 "source_equal",
-                "equals its source, but for what was removed: stored by other rules",
+                "equals what is stored, but for what was removed: stored by other rules",
             );
         }
-        return note("source_equal", "equals its source");
+        return note("source_equal", "equals what is stored, as far as both go");
     };
     if is_rewritten(adopter, record).await? {
-        let message = "its source was rewritten since it was captured: nothing to compare with";
+        let message = "was rewritten since it was captured: there is nothing to compare with";
         return note("source_rewritten", message);
+    }
+    if departed.from >= record.cursor.offset || is_contested(&held.manifest, record) {
+        let message = "another writer stores parts of this session too: they are not compared";
+        return Ok(finding("source_foreign", Weight::Note, &key.prefix(), message));
     }
     // A manifest names the rules of its last put; parts may be older.
     let mut around = held;
     around.manifest.rules = Some(NO_RULES.to_owned());
     if adopter.follow(&file, &around).await?.is_ok() {
-        let message = "equals its source, but for what was removed: stored by other rules of redaction, \
+        let message = "equals what is stored, but for what was removed: stored by other rules of redaction, \
                        or changed at a [REDACTED] mark";
         return note("source_equal", message);
     }
@@ -148,6 +155,12 @@ async fn try_compare(
     let hint = "the source is as it was when it was captured, so what is stored was changed: restore \
                 the object from a copy";
     Ok(wrong("source_differs", &object, &message, None, hint))
+}
+
+/// Whether another writer's parts stand where this daemon's should: it moves away as soon as it sends.
+fn is_contested(manifest: &Manifest, record: &Record) -> bool {
+    let mut manifest = manifest.clone();
+    record.pending.iter().any(|part| !manifest.name_part(part.entry()))
 }
 
 /// Whether the source is no longer what was captured of it: the daemon's own digests tell, whatever is stored.
@@ -210,7 +223,7 @@ async fn compare_rows(
             "source_equal",
             Weight::Note,
             &source,
-            "the last state of each row is stored",
+            "equals what is stored: the last state of each row",
         ));
     }
     let shown = wrong_rows.iter().take(ROWS_TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");

@@ -55,6 +55,9 @@ pub(super) fn verified(
     waiting_parts: u64,
     mut findings: Vec<Finding>,
 ) -> Verified {
+    for hint in findings.iter_mut().filter_map(|finding| finding.hint.as_mut()) {
+        *hint = hint.replace("verify ID", &format!("verify {}", key.id()));
+    }
     let any = |weight| findings.iter().any(|finding| finding.weight == weight);
     let verdict = match (any(Weight::Wrong), any(Weight::Unchecked)) {
         (true, _) => Verdict::Wrong,
