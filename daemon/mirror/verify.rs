@@ -66,8 +66,10 @@ pub(super) enum Step {
     Listed(Vec<SessionKey>, Option<Finding>),
     /// A session was looked at.
     Checked(Box<Checked>),
-    /// The asker was told.
+    /// The asker was told of a session.
     Told,
+    /// The asker was told of the end.
+    Ended,
 }
 
 /// What came of one session.
@@ -159,7 +161,7 @@ impl Engine {
             self.verification = None;
             self.verify_by(async move {
                 let _ = events.send(Verifying::Done { sums }).await;
-                Step::Told
+                Step::Ended
             });
             return;
         };
@@ -172,6 +174,11 @@ impl Engine {
         if mends {
             self.live(&key).sending = true;
         }
+        self.start_look(key, mends);
+    }
+
+    /// Begins to look at a session, and to mend it if nobody else has it in hands.
+    fn start_look(&mut self, key: SessionKey, mends: bool) {
         let Some(run) = &mut self.verification else { return };
         run.running = true;
         run.looks += 1;
@@ -221,6 +228,7 @@ impl Engine {
                     run.running = false;
                 }
             }
+            Step::Ended => {} // Another one may have begun since.
         }
     }
 
@@ -258,9 +266,11 @@ impl Engine {
             self.note_mended(&key, totals);
             self.queue_send(&key);
         }
-        let moves = self.compactions.contains_key(&key)
-            || self.state.get(&key).map(|r| (&r.totals, &r.compaction))
-                != record.as_ref().map(|r| (&r.totals, &r.compaction));
+        // While a session is mended nobody compacts it.
+        let moves = !mended
+            && (self.compactions.contains_key(&key)
+                || self.state.get(&key).map(|r| (&r.totals, &r.compaction))
+                    != record.as_ref().map(|r| (&r.totals, &r.compaction)));
         let Some(run) = &mut self.verification else { return };
         run.meter.done_bytes = done_bytes;
         let doubted = |f: &Finding| f.weight == Weight::Wrong && f.code == "leftover";

@@ -270,7 +270,12 @@ impl Subject {
                 (format!("sha256 {}…", name.uuid), format!("sha256 {}", content.sha256));
             if is_pending || (seen.manifest.is_none() && ours.is_some()) {
                 let message = "does not hold the bytes that its name says";
-                let hint = "remove it: no manifest names it";
+                let hint = match is_pending {
+                    true => {
+                        "restore it from a copy, or remove it: then the daemon says that it is lost"
+                    }
+                    false => "restore it from a copy: no manifest can be made of it as it is",
+                };
                 return Some(wrong("part_digest", &object, message, Some(particulars), hint));
             }
             let message =

@@ -170,127 +170,123 @@ impl Mender {
         mended: &mut Mended,
     ) -> Result<(), StoreError> {
         let object = subject.key.manifest_key();
-        if record.leaving.is_some() {
-            let message = "was not rebuilt: the session was left to another writer, whose it is";
-            mended.could_not("manifest_unmended", &object, message);
-            return Ok(());
-        }
-        let old = seen
-            .manifest
-            .clone()
-            .or_else(|| legible(seen))
-            .unwrap_or_else(|| Manifest::new(&subject.key));
-        let entries = match self.entries(subject, record, seen, contents, &old).await {
-            Ok(entries) => entries,
+        match self.rebuilt(subject, record, seen, contents).await {
             Err(why) => {
                 let message = format!("was not rebuilt: {why}");
                 mended.could_not("manifest_unmended", &object, &message);
-                return Ok(());
             }
-        };
-        let named = entries.len();
-        let manifest = self.manifest(subject, record, old, entries);
-        if Manifest::parse(&subject.key, &manifest.to_bytes()).is_err() {
-            mended.could_not(
-                "manifest_unmended",
-                &object,
-                "was not rebuilt: its parts do not follow each other",
-            );
-            return Ok(());
-        }
-        let kept = match &seen.raw {
-            Some(raw) => match self.keep_aside(subject, &raw.bytes).await {
-                Ok(path) => format!("; the one before is kept as {}", path.display()),
-                Err(error) => {
-                    let message =
-                        format!("was not rebuilt: it cannot be kept aside: {}", chain(&error));
-                    mended.could_not("manifest_unmended", &object, &message);
-                    return Ok(());
-                }
-            },
-            None => String::new(),
-        };
-        let bytes = manifest.to_bytes();
-        match &seen.raw {
-            Some(raw) if raw.version.is_none() => {
-                subject.store.put(&object, Body::Bytes(bytes.clone().into()), None).await?;
+            Ok((manifest, kept)) if replace(subject, seen, &manifest).await? => {
+                let named = manifest.parts.len();
+                let message = format!("was rebuilt and names {named} parts{kept}");
+                mended.totals = Some(manifest::totals(&manifest));
+                mended.did("manifest_rebuilt", &object, &message);
             }
-            raw => {
-                let version = raw.as_ref().and_then(|raw| raw.version.as_ref());
-                subject.store.swap(&object, bytes.clone().into(), version).await?;
+            Ok(_) => {
+                let message = "was put, and is another one by now: somebody else writes it";
+                mended.could_not("manifest_unmended", &object, message);
             }
         }
-        if fetch(&*subject.store, &object).await?.is_none_or(|raw| raw.bytes != bytes) {
-            let message = "was put, and is another one by now: somebody else writes it";
-            mended.could_not("manifest_unmended", &object, message);
-            return Ok(());
-        }
-        mended.totals = Some(manifest::totals(&manifest));
-        mended.did(
-            "manifest_rebuilt",
-            &object,
-            &format!("was rebuilt and names {named} parts{kept}"),
-        );
         Ok(())
     }
 
-    /// The entries of a manifest that is to be put: those of the old one whose parts are there as they say, and the parts that
-    /// it should name. An `Err` says why they cannot be told.
-    async fn entries(
+    /// A manifest that may be put, since the one before is kept, and where that is. An `Err` says why there is none.
+    async fn rebuilt(
         &self,
         subject: &Subject,
         record: &Record,
         seen: &Seen,
         contents: &Contents,
+    ) -> Result<(Manifest, String), String> {
+        if record.leaving.is_some() {
+            return Err("the session was left to another writer, whose it is".into());
+        }
+        let old = seen.manifest.clone().or_else(|| legible(seen));
+        let old = old.unwrap_or_else(|| Manifest::new(&subject.key));
+        let mut entries = self.entries(record, seen, contents, &old)?;
+        self.give_ranges(subject, record, seen, &mut entries).await?;
+        let manifest = self.manifest(subject, record, old, entries);
+        if Manifest::parse(&subject.key, &manifest.to_bytes()).is_err() {
+            return Err("its parts do not follow each other".into());
+        }
+        let Some(raw) = &seen.raw else { return Ok((manifest, String::new())) };
+        match self.keep_aside(subject, &raw.bytes).await {
+            Ok(path) => Ok((manifest, format!("; the one before is kept as {}", path.display()))),
+            Err(error) => Err(format!("it cannot be kept aside: {}", chain(&error))),
+        }
+    }
+
+    /// The entries of a manifest that is to be put: those that the old one has, if it can be used, and those of parts that it
+    /// should name. An `Err` says why they cannot be told.
+    fn entries(
+        &self,
+        record: &Record,
+        seen: &Seen,
+        contents: &Contents,
         old: &Manifest,
     ) -> Result<Vec<PartEntry>, String> {
-        let from = seen.manifest.as_ref().map_or(0, |manifest| manifest.next_seq);
-        let mut entries = match &seen.manifest {
-            Some(manifest) => manifest.parts.clone(),
-            None => Vec::new(),
-        };
+        let usable = seen.manifest.as_ref();
+        let mut entries = usable.map(|manifest| manifest.parts.clone()).unwrap_or_default();
         for entry in &mut entries {
             if let Some([start, end]) = entry.cursor_range {
                 entry.source_bytes = Some(end - start);
             }
         }
-        let intact = entries.len();
-        let lacks = seen.manifest.as_ref().is_none_or(|manifest| is_behind(manifest, record));
-        let wanted = |name: &PartName| lacks && name.seq >= from && name.seq < named_below(record);
+        if !lacks_parts(record, seen) {
+            return Ok(entries);
+        }
+        let from = usable.map_or(0, |manifest| manifest.next_seq);
+        let wanted = |name: &PartName| name.seq >= from && name.seq < named_below(record);
         for (name, _) in seen.listed.iter().filter(|(name, _)| wanted(name)) {
             let Some(content) = contents.get(name) else { continue };
             let said = old.parts.iter().find(|part| part.name() == *name);
-            entries.push(entry_of(name, content, said, &self.adopter.now));
+            let entry = entry_of(name, content, said, &self.adopter.now)
+                .ok_or_else(|| format!("{name} is not what its name says"))?;
+            entries.push(entry);
         }
         if entries.windows(2).any(|pair| pair[0].seq >= pair[1].seq) {
-            return Err(
-                "two parts have the same number, and which of them counts cannot be told".into()
-            );
+            let why = "two parts have the same number, and which of them counts cannot be told";
+            return Err(why.into());
         }
         // The state knows how much was named: what is more is not all this session's.
-        let bytes: u64 = entries.iter().map(|entry| entry.uploaded_bytes).sum();
-        let had = if lacks { named_bytes(record) } else { bytes };
+        let (bytes, had) = (stored_bytes(&entries), named_bytes(record));
         if bytes > had {
             return Err(format!("there are parts of {bytes} bytes, and only {had} were named"));
         }
-        if let Some(ranges) = self.ranges(subject, record, seen, &entries).await {
+        Ok(entries)
+    }
+
+    /// Says the ranges of entries, as far as they can be known. An `Err` says why these may not be all of the parts.
+    async fn give_ranges(
+        &self,
+        subject: &Subject,
+        record: &Record,
+        seen: &Seen,
+        entries: &mut [PartEntry],
+    ) -> Result<(), String> {
+        if let Some(ranges) = self.ranges(subject, record, seen, entries).await {
             for (entry, range) in entries.iter_mut().zip(ranges) {
                 entry.cursor_range = Some(range);
                 entry.source_bytes = Some(range[1] - range[0]);
             }
-            return Ok(entries);
+            return Ok(());
         }
         if seen.findings.iter().any(|f| f.code == "gap" || f.code == "overlap") {
             return Err("its ranges do not abut, and no source tells them".into());
         }
+        if !lacks_parts(record, seen) {
+            return Ok(());
+        }
         // If all of that is there, these are the parts, whatever their ranges are.
+        let (bytes, had) = (stored_bytes(entries), named_bytes(record));
         if bytes != had {
             let why = "and no range tells which";
             return Err(format!("its parts have {bytes} bytes, {had} were named, {why}"));
         }
-        let mut end = intact
-            .checked_sub(1)
-            .map_or(Some(0), |last| entries[last].cursor_range.map(|[_, end]| end));
+        let intact = seen.manifest.as_ref().map_or(0, |manifest| manifest.parts.len());
+        let mut end = match intact.checked_sub(1) {
+            Some(last) => entries[last].cursor_range.map(|[_, end]| end),
+            None => Some(0),
+        };
         for entry in &mut entries[intact..] {
             // Without a mark of a removed secret a part is as long as what it stands for.
             let length = entry.redactions.is_empty().then_some(entry.uploaded_bytes);
@@ -299,7 +295,7 @@ impl Mender {
             entry.source_bytes = range.map(|[start, end]| end - start);
             end = range.map(|[_, end]| end);
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// The ranges of parts that abut from 0 on: as they say themselves, else as the source says.
@@ -418,15 +414,45 @@ impl Mender {
     }
 }
 
+/// Whether the manifest lacks parts that it once named.
+fn lacks_parts(record: &Record, seen: &Seen) -> bool {
+    seen.manifest.as_ref().is_none_or(|manifest| is_behind(manifest, record))
+}
+
+fn stored_bytes(entries: &[PartEntry]) -> u64 {
+    entries.iter().map(|entry| entry.uploaded_bytes).sum()
+}
+
+/// Puts a manifest over the one that was seen, and reads it back. `false`: it is another one.
+async fn replace(subject: &Subject, seen: &Seen, manifest: &Manifest) -> Result<bool, StoreError> {
+    let (object, bytes) = (subject.key.manifest_key(), manifest.to_bytes());
+    match &seen.raw {
+        // A store that tells no versions cannot be asked to compare them.
+        Some(raw) if raw.version.is_none() => {
+            subject.store.put(&object, Body::Bytes(bytes.clone().into()), None).await?;
+        }
+        raw => {
+            let version = raw.as_ref().and_then(|raw| raw.version.as_ref());
+            subject.store.swap(&object, bytes.clone().into(), version).await?;
+        }
+    }
+    Ok(fetch(&*subject.store, &object).await?.is_some_and(|raw| raw.bytes == bytes))
+}
+
 /// What can be read of a manifest that cannot be trusted: each entry is compared with its part before it counts.
 fn legible(seen: &Seen) -> Option<Manifest> {
     let value: Value = serde_json::from_slice(&seen.raw.as_ref()?.bytes).ok()?;
     serde_json::from_value(value).ok()
 }
 
-/// The entry of a part that is there; what the old manifest says of it counts where it fits.
-fn entry_of(name: &PartName, content: &Content, said: Option<&PartEntry>, now: &str) -> PartEntry {
-    let sha256 = Some(content.sha256.clone()).filter(|sha256| sha256.starts_with(&name.uuid));
+/// The entry of a part that is there; what the old manifest says of it counts where it fits. `None`: it may be damaged, since
+/// neither its name nor the manifest says that these are its bytes.
+fn entry_of(
+    name: &PartName,
+    content: &Content,
+    said: Option<&PartEntry>,
+    now: &str,
+) -> Option<PartEntry> {
     let fits = |entry: &&PartEntry| {
         let length = entry.cursor_range.map(|[start, end]| end.checked_sub(start));
         entry.uploaded_bytes == content.bytes
@@ -434,10 +460,11 @@ fn entry_of(name: &PartName, content: &Content, said: Option<&PartEntry>, now: &
             && length.is_none_or(|length| length.is_some() && length == entry.source_bytes)
     };
     if let Some(entry) = said.filter(fits) {
-        return PartEntry { sha256: entry.sha256.clone().or(sha256), ..entry.clone() };
+        return Some(entry.clone());
     }
+    let sha256 = Some(content.sha256.clone()).filter(|sha256| sha256.starts_with(&name.uuid))?;
     let range = content.range;
-    PartEntry {
+    Some(PartEntry {
         seq: name.seq,
         uuid: name.uuid.clone(),
         cursor_range: range,
@@ -446,9 +473,9 @@ fn entry_of(name: &PartName, content: &Content, said: Option<&PartEntry>, now: &
         redactions: content.redactions.clone(),
         uploaded_at: now.to_owned(),
         compacted_from: None,
-        sha256,
+        sha256: Some(sha256),
         other: serde_json::Map::new(),
-    }
+    })
 }
 
 /// What a source holds in a range, redacted as it is redacted now. `None`: it is not to be had.

@@ -223,3 +223,16 @@ async fn another_writer_who_comes_between_is_not_written_over() {
     assert_eq!(repaired.codes(Weight::Wrong), ["totals"]);
     assert_eq!(repaired.totals, None);
 }
+
+#[tokio::test]
+async fn damage_is_not_named_anew_when_its_manifest_is_lost() {
+    let case = Case::with_notes().await;
+    case.store.remove(&key().manifest_key());
+    // As long as it should be, and not what its name says.
+    let forged = LINES[1].replace("\"n\":2", "\"n\":9");
+    case.store.put(&case.object(1), Body::Bytes(forged.into()), Some("8-37")).await.unwrap();
+    let repaired = case.repair(MemoryDisk::new()).await;
+    assert_eq!(repaired.codes(Weight::Unchecked), ["manifest_unmended"]);
+    assert_eq!(repaired.codes(Weight::Wrong), ["manifest_missing", "part_digest"]);
+    assert!(!case.store.objects().contains_key(&key().manifest_key()));
+}
