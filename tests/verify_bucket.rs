@@ -58,7 +58,7 @@ fn t36_a_bucket_is_verified_and_mended_from_its_own_objects_and_away_is_not_dama
 
     // A third of all requests fails: what breaks off is asked for again, and nothing is called wrong.
     proxy.fail(Plan::a_third());
-    for _ in 0..5 {
+    for _ in 0..3 {
         let told = ctl(&home, &["verify", "--deep", "--json"]);
         assert!(said(&told).contains("\"wrong\":0,"), "{}", said(&told));
     }
