@@ -53,17 +53,6 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What was read already; nothing waits.
-    pub(super) fn of(
-        key: SessionKey,
-        manifest: Manifest,
-        listed: Vec<(PartName, u64)>,
-        unnamed: Vec<PartEntry>,
-    ) -> Held {
-        let next_seq = manifest.next_seq;
-        Held { key, manifest, listed, unnamed, waiting: Vec::new(), next_seq }
-    }
-
     /// Whether a named part is not there.
     fn is_gone(&self, part: &PartEntry) -> bool {
         let name = part.name();
@@ -434,24 +423,8 @@ impl Adopter {
     }
 }
 
-/// Stands in for a file that is nowhere, or is known already.
+/// Stands in for a file that is nowhere.
 impl NewFile {
-    /// The source of a record, as it is now.
-    pub(super) fn of_record(record: &Record, stat: Stat) -> NewFile {
-        NewFile {
-            candidate: Candidate {
-                harness: "",
-                path: record.source.clone(),
-                id: String::new(),
-                id_from_records: false,
-                encoding: record.encoding,
-                standing: Standing::Live,
-            },
-            stat,
-            facts: Facts::default(),
-        }
-    }
-
     fn vanished(key: &SessionKey, source: Option<&str>) -> NewFile {
         NewFile {
             candidate: Candidate {

@@ -16,7 +16,7 @@ use super::{AdoptError, Adopter, Held};
 use crate::mirror::capture::Tools;
 use crate::mirror::find::NewFile;
 use crate::mirror::manifest;
-use crate::part::{Link, PartEntry, PartName, SessionKey, hex};
+use crate::part::{Link, Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::redact::Counts;
 use crate::source::{Cursor, Encoding, Next, RECORD_BYTES_MAX, Reading, Unfinished};
 use crate::state::PendingPart;
@@ -53,6 +53,19 @@ pub(in crate::mirror) struct Departed {
     pub(in crate::mirror) part: Option<PartName>,
     /// Where in the source it should have begun.
     pub(in crate::mirror) from: u64,
+}
+
+impl Held {
+    /// What was read already; nothing waits.
+    pub(in crate::mirror) fn of(
+        key: SessionKey,
+        manifest: Manifest,
+        listed: Vec<(PartName, u64)>,
+        unnamed: Vec<PartEntry>,
+    ) -> Held {
+        let next_seq = manifest.next_seq;
+        Held { key, manifest, listed, unnamed, waiting: Vec::new(), next_seq }
+    }
 }
 
 /// A stored or captured part, as the walk has to meet it.
