@@ -10,6 +10,7 @@ Examples:
   tracecraftctl list                   every session, newest first
   tracecraftctl show 3f2a --tail 20    the end of a conversation
   tracecraftctl flush                  store now what is not stored yet
+  tracecraftctl verify                 is all that is stored as it should be
 
 An ID is a session's id, its key HARNESS/ID, or any prefix of the id that no other session has.
 
@@ -55,6 +56,9 @@ Examples:
 
     /// Read a session: the conversation, or with --raw the stored bytes
     Show(Show),
+
+    /// Compare what is stored with what it should be
+    Verify(Verify),
 
     /// Merge the stored parts of a session into one
     #[command(after_help = "\
@@ -131,6 +135,38 @@ pub(crate) struct Show {
     /// An earlier life of a session whose file was rewritten, 1 being the first
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) generation: Option<u32>,
+}
+
+/// Compare what is stored with what it should be.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Every part that a manifest names is read and hashed; ranges, numbers and sums
+have to agree. Sessions may be live. Without an ID: all that the bucket holds,
+also what this daemon does not record. With one: all generations of it.
+
+--deep also compares with the agents' own files, where they are still there.
+--repair puts parts back that the outbox or a source still has, puts a damaged
+or missing manifest together anew (the old one is kept in the state directory)
+and deletes leftovers that named parts hold. Nothing is done on a guess, and
+never the only copy of anything deleted. What is told then is what is left.
+
+Exits with 0 if nothing is wrong, and with 1 if something is, or could not be
+checked.
+
+Examples:
+  tracecraftctl verify
+  tracecraftctl verify 3f2a --deep
+  tracecraftctl verify 3f2a --repair
+  tracecraftctl verify --json | jq 'select(.event == \"session\").session.findings[]'")]
+pub(crate) struct Verify {
+    /// Session: id, key, or a unique prefix of the id; all when left out
+    pub(crate) id: Option<String>,
+    /// Compare with the sources, too
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Mend what can be mended
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod show;
 mod terminal;
 mod text;
 mod transcript;
+mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             print(&mut out, json, &list, || render::list::text(&list, &terminal))?;
         }
         Verb::Show(show) => show::run(&client, &show, json, &terminal, &mut out).await?,
+        Verb::Verify(verify) => verify::run(&client, &verify, json, &terminal, &mut out).await?,
         Verb::Compact { id, keep_tail } => {
             compact(&client, &id, keep_tail, json, &terminal, &mut out).await?;
         }

@@ -38,6 +38,11 @@ pub mod route {
     pub const FLUSH: &str = "/v1/flush";
     /// Last segment of the flush of one session: see [`FLUSH`].
     pub const FLUSH_SESSION: &str = "flush";
+    /// `POST /v1/verify?deep=1&repair=1` and `POST /v1/sessions/<session>/verify?…`: a stream of [`super::Verifying`], one JSON
+    /// document a line. The first is of all that the bucket holds.
+    pub const VERIFY: &str = "/v1/verify";
+    /// Last segment of the verification of one session, with all its generations: see [`VERIFY`].
+    pub const VERIFY_SESSION: &str = "verify";
 
     /// The path of a session's route, e.g. `/v1/sessions/codex%2F01a2/stop`.
     pub fn session(session: &str, verb: &str) -> String {
@@ -284,6 +289,129 @@ pub enum Progress {
     },
 }
 
+/// One line of the stream that `verify` answers with. The last one is `done` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Verifying {
+    /// Work is under way.
+    Working {
+        /// Sessions looked at so far, each generation for itself.
+        done_sessions: u64,
+        /// Sessions to look at.
+        total_sessions: u64,
+        /// Bytes read from the store so far.
+        done_bytes: u64,
+    },
+    /// What came of one session.
+    Session {
+        /// The session and what was found.
+        session: Verified,
+    },
+    /// All of them were looked at, or counted as not checked.
+    Done {
+        /// The sums.
+        sums: VerifiedSums,
+    },
+    /// The verification could not go on.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+}
+
+/// What came of the verification of one session (one generation of it).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Harness name.
+    pub harness: String,
+    /// Session id as in the bucket.
+    pub id: String,
+    /// Whether this daemon records it; `false` for what somebody else stored.
+    pub known: bool,
+    /// The findings in a word.
+    pub verdict: Verdict,
+    /// Objects that were read and compared.
+    pub parts: u64,
+    /// Bytes of those objects.
+    pub bytes: u64,
+    /// Parts that are captured and not yet stored: no fault.
+    pub waiting_parts: u64,
+    /// What was found, at most a hundred.
+    pub findings: Vec<Finding>,
+    /// How many more there were.
+    #[serde(default)]
+    pub more_findings: u64,
+}
+
+/// A verification in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything is as it should be.
+    Fine,
+    /// Something is wrong.
+    Wrong,
+    /// It could not be told, or not of everything.
+    Unchecked,
+}
+
+/// Something that a verification has to say about an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Stable code for programs, e.g. `part_missing`, `part_digest`, `gap`.
+    pub code: String,
+    /// How much it matters.
+    pub weight: Weight,
+    /// The object's key, or the source's path.
+    pub object: String,
+    /// What is so, in a sentence.
+    pub message: String,
+    /// What should be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// What to do about it, where there is something to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// How much a [`Finding`] matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// It is not as it should be.
+    Wrong,
+    /// It could not be looked at.
+    Unchecked,
+    /// It was wrong, and this verification has mended it.
+    Mended,
+    /// Good to know; no fault.
+    Note,
+}
+
+/// Sums of a verification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedSums {
+    /// Sessions, each generation for itself.
+    pub sessions: u64,
+    /// Those where everything is as it should be.
+    pub fine: u64,
+    /// Those where something is wrong.
+    pub wrong: u64,
+    /// Those that could not be checked, or not wholly.
+    pub unchecked: u64,
+    /// Those that this daemon does not record; they are among the others.
+    pub unknown: u64,
+    /// Objects that were read and compared.
+    pub parts: u64,
+    /// Bytes of those objects.
+    pub bytes: u64,
+    /// Parts that are captured and not yet stored.
+    pub waiting_parts: u64,
+}
+
 /// What `flush` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flushed {
@@ -356,7 +484,7 @@ impl ErrorCode {
 pub mod exit {
     /// Done.
     pub const DONE: u8 = 0;
-    /// Failed.
+    /// Failed; of `verify`: something is wrong, or could not be checked.
     pub const FAILED: u8 = 1;
     /// Usage: unknown flag, bad value, an id that matches several sessions.
     pub const USAGE: u8 = 2;

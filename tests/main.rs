@@ -35,3 +35,6 @@ mod sacred;
 mod service_life;
 mod surroundings;
 mod tidy;
+mod verify;
+mod verify_bucket;
+mod verify_deep;

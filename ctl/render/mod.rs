@@ -6,6 +6,7 @@ pub(crate) mod compact;
 pub(crate) mod list;
 pub(crate) mod session;
 pub(crate) mod status;
+pub(crate) mod verify;
 
 #[cfg(test)]
 pub(crate) mod tests;

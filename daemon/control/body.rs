@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
-use crate::api::{ErrorBody, ErrorCode, Progress, SESSION_HEADER, Session};
+use crate::api::{ErrorBody, ErrorCode, Progress, SESSION_HEADER, Session, Verifying};
 use crate::mirror::handle::Replay;
 
 /// An answer of the control server.
@@ -82,20 +82,58 @@ pub(super) async fn replay(replay: Replay, permit: OwnedSemaphorePermit) -> Repl
     reply
 }
 
+/// What a stream of progress is made of.
+pub(super) trait Event: Serialize + Send + 'static {
+    /// The last line when the work failed, or could not be followed.
+    fn failed(error: ErrorBody) -> Self;
+    /// The error, if this is one.
+    fn error(&self) -> Option<&ErrorBody>;
+    /// Whether nothing comes after it.
+    fn is_last(&self) -> bool;
+}
+
+impl Event for Progress {
+    fn failed(error: ErrorBody) -> Progress {
+        Progress::Failed { error }
+    }
+
+    fn error(&self) -> Option<&ErrorBody> {
+        if let Progress::Failed { error } = self { Some(error) } else { None }
+    }
+
+    fn is_last(&self) -> bool {
+        !matches!(self, Progress::Working { .. })
+    }
+}
+
+impl Event for Verifying {
+    fn failed(error: ErrorBody) -> Verifying {
+        Verifying::Failed { error }
+    }
+
+    fn error(&self) -> Option<&ErrorBody> {
+        if let Verifying::Failed { error } = self { Some(error) } else { None }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self, Verifying::Done { .. } | Verifying::Failed { .. })
+    }
+}
+
 /// Progress as lines of JSON. The contract's last line is `done` or `failed`, whatever becomes of the mirror.
-pub(super) async fn progress(mut events: mpsc::Receiver<Progress>) -> Reply {
+pub(super) async fn progress<E: Event>(mut events: mpsc::Receiver<E>) -> Reply {
     // A refusal (no such session, busy) is an error like that of any other route.
-    let first = match next(&mut events).await {
-        Progress::Failed { error } => return failure(&error),
-        first => first,
-    };
+    let first = next(&mut events).await;
+    if let Some(error) = first.error() {
+        return failure(error);
+    }
     let lines = stream::unfold(Some((Some(first), events)), async |state| {
         let (first, mut events) = state?;
         let event = match first {
             Some(event) => event,
             None => next(&mut events).await,
         };
-        let last = !matches!(event, Progress::Working { .. });
+        let last = event.is_last();
         let mut line = serde_json::to_vec(&event).expect("numbers and strings are always JSON");
         line.push(b'\n');
         Some((Ok(Frame::data(Bytes::from(line))), (!last).then_some((None, events))))
@@ -103,9 +141,8 @@ pub(super) async fn progress(mut events: mpsc::Receiver<Progress>) -> Reply {
     reply(StatusCode::OK, "application/jsonl", StreamBody::new(lines).boxed_unsync())
 }
 
-async fn next(events: &mut mpsc::Receiver<Progress>) -> Progress {
-    let failed =
-        |code, message: String| Progress::Failed { error: ErrorBody { code, message, hint: None } };
+async fn next<E: Event>(events: &mut mpsc::Receiver<E>) -> E {
+    let failed = |code, message: String| E::failed(ErrorBody { code, message, hint: None });
     match timeout(SILENCE_MAX, events.recv()).await {
         Ok(Some(event)) => event,
         Ok(None) => failed(

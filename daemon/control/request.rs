@@ -3,6 +3,7 @@
 use hyper::{HeaderMap, Method, Uri};
 
 use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, route};
+use crate::mirror::handle::Options;
 
 /// A request that is understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) enum Route {
     Stop { id: String },
     /// `POST /v1/sessions/<session>/start`
     Start { id: String },
+    /// `POST /v1/verify`, `POST /v1/sessions/<session>/verify`
+    Verify { id: Option<String>, options: Options },
     /// `POST /v1/flush`, `POST /v1/sessions/<session>/flush`
     Flush { id: Option<String> },
 }
@@ -27,12 +30,17 @@ impl Route {
     /// Reads method, path and query.
     pub(super) fn parse(method: &Method, uri: &Uri) -> Result<Route, ErrorBody> {
         let path = uri.path();
-        let query = Query::parse(uri.query())?;
+        let mut query = Query::parse(uri.query())?;
         match path {
             route::STATUS => expect(method, Method::GET, path).and(query.end(Route::Status)),
             route::SESSIONS => expect(method, Method::GET, path).and(query.end(Route::List)),
             route::FLUSH => {
                 expect(method, Method::POST, path).and(query.end(Route::Flush { id: None }))
+            }
+            route::VERIFY => {
+                expect(method, Method::POST, path)?;
+                let options = query.options()?;
+                query.end(Route::Verify { id: None, options })
             }
             _ => {
                 let rest = path.strip_prefix(route::SESSIONS).and_then(|p| p.strip_prefix('/'));
@@ -52,7 +60,11 @@ impl Route {
     ) -> Result<Route, ErrorBody> {
         let wanted = match verb {
             route::CONTENT => Method::GET,
-            route::COMPACT | route::STOP | route::START | route::FLUSH_SESSION => Method::POST,
+            route::COMPACT
+            | route::STOP
+            | route::START
+            | route::FLUSH_SESSION
+            | route::VERIFY_SESSION => Method::POST,
             _ => return Err(no_route(path)),
         };
         expect(method, wanted, path)?;
@@ -66,6 +78,10 @@ impl Route {
             route::COMPACT => {
                 let keep_tail = query.number("keep_tail")?.unwrap_or(0);
                 query.end(Route::Compact { id, keep_tail })
+            }
+            route::VERIFY_SESSION => {
+                let options = query.options()?;
+                query.end(Route::Verify { id: Some(id), options })
             }
             route::STOP => query.end(Route::Stop { id }),
             route::START => query.end(Route::Start { id }),
@@ -175,6 +191,19 @@ impl<'a> Query<'a> {
             .ok_or_else(|| bad(format!("{name} is {value:?}, not a number in range")))
     }
 
+    /// A name that is 0 or 1, or not there.
+    fn flag(&mut self, name: &str) -> Result<bool, ErrorBody> {
+        match self.number::<u8>(name)? {
+            None | Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            Some(other) => Err(bad(format!("{name} is {other}, not 0 or 1"))),
+        }
+    }
+
+    fn options(&mut self) -> Result<Options, ErrorBody> {
+        Ok(Options { deep: self.flag("deep")?, repair: self.flag("repair")? })
+    }
+
     fn end(self, route: Route) -> Result<Route, ErrorBody> {
         match self.0.first() {
             None => Ok(route),
@@ -212,6 +241,13 @@ mod tests {
             post("/v1/sessions/codex%2Fa/compact?keep_tail=4"),
             Ok(Route::Compact { id: id(), keep_tail: 4 })
         );
+        let options = Options { deep: true, repair: false };
+        assert_eq!(post("/v1/verify?deep=1"), Ok(Route::Verify { id: None, options }));
+        let options = Options { deep: false, repair: true };
+        assert_eq!(
+            post("/v1/sessions/codex%2Fa/verify?repair=1&deep=0"),
+            Ok(Route::Verify { id: Some(id()), options })
+        );
     }
 
     #[test]
@@ -231,7 +267,8 @@ mod tests {
         {
             assert_eq!(code(get(uri)), ErrorCode::NoSuchRoute, "{uri}");
         }
-        for uri in ["/v1/flush", "/v1/sessions/a/stop", "/v1/sessions/a/compact"] {
+        assert_eq!(code(post("/v1/verify?deep=2")), ErrorCode::BadRequest);
+        for uri in ["/v1/flush", "/v1/verify", "/v1/sessions/a/stop", "/v1/sessions/a/compact"] {
             assert_eq!(code(get(uri)), ErrorCode::MethodNotAllowed, "{uri}");
         }
         assert_eq!(code(post("/v1/status")), ErrorCode::MethodNotAllowed);

@@ -34,7 +34,7 @@ const QUICK_MAX: usize = 16;
 /// A mirror that has not answered for so long is not well, and the client should say so.
 pub(super) const QUICK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Long requests under way together: flush, compact, stop. Hooks of agents that all end at once are the usual crowd.
+/// Long requests under way together: flush, compact, verify, stop. Hooks of agents that all end at once are the usual crowd.
 pub(super) const LONG_MAX: usize = 32;
 
 /// A flush may have an outbox of 256 MiB to send over a slow line; the work goes on when the client gives up.
@@ -104,9 +104,10 @@ impl ControlService {
         let route = Route::parse(request.method(), request.uri())?;
         drain(request.into_body()).await?;
         let (stack, limit) = match route {
-            Route::Compact { .. } | Route::Stop { .. } | Route::Flush { .. } => {
-                (stacks.long, LONG_TIMEOUT)
-            }
+            Route::Compact { .. }
+            | Route::Verify { .. }
+            | Route::Stop { .. }
+            | Route::Flush { .. } => (stacks.long, LONG_TIMEOUT),
             Route::Content { .. } => (stacks.replay, REPLAY_TIMEOUT),
             Route::Status | Route::List | Route::Start { .. } => (stacks.quick, QUICK_TIMEOUT),
         };
@@ -156,6 +157,7 @@ async fn answer(mirror: Mirror, replays: Arc<Semaphore>, route: Route) -> Result
         Route::Compact { id, keep_tail } => {
             Ok(body::progress(mirror.compact(id, keep_tail).await).await)
         }
+        Route::Verify { id, options } => Ok(body::progress(mirror.verify(id, options).await).await),
         Route::Stop { id } => mirror.stop(id).await.map(|session| body::document(&session)),
         Route::Start { id } => mirror.start(id).await.map(|session| body::document(&session)),
         Route::Flush { id } => mirror.flush(id).await.map(|flushed| body::document(&flushed)),

@@ -20,7 +20,8 @@ use super::service::{BODY_BYTES_MAX, LONG_TIMEOUT, QUICK_TIMEOUT, REPLAYS_MAX};
 use super::*;
 use crate::api::{
     ErrorBody, ErrorCode, Flushed, PROTOCOL, PROTOCOL_HEADER, Pending, Phase, Progress,
-    SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status,
+    SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status, VerifiedSums,
+    Verifying,
 };
 use crate::control::body::Reply;
 use crate::mirror::handle::{Command, Replay};
@@ -91,6 +92,9 @@ fn mirror() -> Mirror {
                 Command::Compact { id, keep_tail, progress } => {
                     tokio::spawn(compact(id, keep_tail, progress));
                 }
+                Command::Verify { id, options: _, events } => {
+                    tokio::spawn(verify(id, events));
+                }
                 Command::Stop { id, reply } if id == "hangs" => kept.push(reply),
                 Command::Stop { id, reply } | Command::Start { id, reply } => {
                     let answer = match id.as_str() {
@@ -140,6 +144,18 @@ async fn replay(
             drop(sender.send(Ok(line)).await);
         }
     }
+}
+
+async fn verify(id: Option<String>, events: mpsc::Sender<Verifying>) {
+    let event = match id {
+        Some(id) => Verifying::Failed { error: no_such(&id) },
+        None => Verifying::Done { sums: VerifiedSums { sessions: 7, ..Default::default() } },
+    };
+    let begun = Verifying::Working { done_sessions: 0, total_sessions: 7, done_bytes: 0 };
+    if matches!(event, Verifying::Done { .. }) {
+        drop(events.send(begun).await);
+    }
+    drop(events.send(event).await);
 }
 
 async fn compact(id: String, keep_tail: usize, progress: mpsc::Sender<Progress>) {
@@ -320,6 +336,18 @@ async fn compaction_reports_its_progress_and_always_ends_with_an_outcome() {
     assert_eq!(told[0], working);
     let Progress::Failed { error } = &told[1] else { panic!("{told:?}") };
     assert_eq!(error.code, ErrorCode::Unavailable);
+}
+
+#[tokio::test]
+async fn a_verification_streams_to_its_outcome_and_a_refusal_has_its_status() {
+    let reply = post("/v1/verify?deep=1").await;
+    let bytes = reply.into_body().collect().await.unwrap().to_bytes();
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let told: Vec<Verifying> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let sums = VerifiedSums { sessions: 7, ..Default::default() };
+    let begun = Verifying::Working { done_sessions: 0, total_sessions: 7, done_bytes: 0 };
+    assert_eq!(told, [begun, Verifying::Done { sums }]);
+    expect_error(post("/v1/sessions/nobody/verify").await, 404, ErrorCode::NoSuchSession).await;
 }
 
 #[tokio::test(start_paused = true)]

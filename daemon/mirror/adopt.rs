@@ -423,7 +423,7 @@ impl Adopter {
     }
 
     /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
-    async fn sweep_leftovers(
+    pub(super) async fn sweep_leftovers(
         &self,
         key: &SessionKey,
         manifest: &Manifest,

@@ -103,6 +103,15 @@ impl Adopter {
         Ok(fold)
     }
 
+    /// What the stored log says last of each row, compared with the rows as they are now.
+    pub(super) async fn last_states(
+        &self,
+        file: &NewFile,
+        held: &Held,
+    ) -> Result<BTreeMap<i64, Mark>, AdoptError> {
+        Ok(self.fold(file, held).await?.marks)
+    }
+
     async fn fold_parts(
         &self,
         fold: &mut Fold,

@@ -28,6 +28,9 @@ impl Engine {
                 drop(reply.send(self.begin_replay(&id, generation, tail)));
             }
             Command::Compact { id, keep_tail, progress } => self.compact(&id, keep_tail, progress),
+            Command::Verify { id, options, events } => {
+                self.begin_verification(id.as_deref(), options, events);
+            }
             Command::Stop { id, reply } => self.stop(&id, reply),
             Command::Start { id, reply } => drop(reply.send(self.start(&id))),
             Command::Flush { id: None, reply } => self.flush_all(Some(reply)),
@@ -132,7 +135,7 @@ impl Engine {
         Ok(self.newest(&key.with_generation(1)).map_or(key, |(newest, _)| newest.clone()))
     }
 
-    fn meant(&self, typed: &str) -> Answer<SessionKey> {
+    pub(super) fn meant(&self, typed: &str) -> Answer<SessionKey> {
         let (harness, id) = match typed.split_once('/') {
             Some((harness, id)) => (Some(harness), id),
             None => (None, typed),

@@ -12,6 +12,7 @@ use crate::harness::{Candidate, Facts, Harness, Root, Standing, scan};
 use crate::part::SessionKey;
 use crate::source::database::{Databases, SessionRow, session_path};
 use crate::source::{self, Encoding, Files, Stat};
+use crate::state::Record;
 use crate::watch::{self, Watcher};
 
 /// Bytes of a file that are read to learn what it is. Real sessions name their directory in the first row or two; rows before
@@ -35,6 +36,22 @@ impl NewFile {
     pub(crate) fn key(&self) -> SessionKey {
         let id = self.facts.id.as_deref().unwrap_or(&self.candidate.id);
         SessionKey::new(self.candidate.harness, id)
+    }
+
+    /// The source of a record, as it is now.
+    pub(super) fn of_record(record: &Record, stat: Stat) -> NewFile {
+        NewFile {
+            candidate: Candidate {
+                harness: "",
+                path: record.source.clone(),
+                id: String::new(),
+                id_from_records: false,
+                encoding: record.encoding,
+                standing: Standing::Live,
+            },
+            stat,
+            facts: Facts::default(),
+        }
     }
 
     /// Whether its agent set it aside.

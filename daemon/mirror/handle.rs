@@ -6,7 +6,9 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{ErrorBody, ErrorCode, Flushed, Progress, Session, SessionList, Status};
+use crate::api::{
+    ErrorBody, ErrorCode, Flushed, Progress, Session, SessionList, Status, Verifying,
+};
 
 /// What a command answers when it fails: the wire form at once, since only the control socket asks.
 pub(crate) type Answer<T> = Result<T, ErrorBody>;
@@ -30,12 +32,23 @@ pub(crate) enum Command {
     },
     /// Merge parts; progress until `Done` or `Failed`.
     Compact { id: String, keep_tail: usize, progress: mpsc::Sender<Progress> },
+    /// Compare what is stored with what it should be; events until `Done` or `Failed`.
+    Verify { id: Option<String>, options: Options, events: mpsc::Sender<Verifying> },
     /// Last flush, `ended_at`, not followed again.
     Stop { id: String, reply: oneshot::Sender<Answer<Session>> },
     /// Followed again.
     Start { id: String, reply: oneshot::Sender<Answer<Session>> },
     /// Everything that is there now is stored and named by a manifest when this answers.
     Flush { id: Option<String>, reply: oneshot::Sender<Answer<Flushed>> },
+}
+
+/// How far a verification goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Compare with the sources, too.
+    pub(crate) deep: bool,
+    /// Mend what can be mended.
+    pub(crate) repair: bool,
 }
 
 /// The stored bytes of one generation.
@@ -86,6 +99,20 @@ impl Mirror {
         let failed = progress.clone();
         if self.commands.send(Command::Compact { id, keep_tail, progress }).await.is_err() {
             let _ = failed.try_send(Progress::Failed { error: stopping() });
+        }
+        receiver
+    }
+
+    /// See [`Command::Verify`].
+    pub(crate) async fn verify(
+        &self,
+        id: Option<String>,
+        options: Options,
+    ) -> mpsc::Receiver<Verifying> {
+        let (events, receiver) = mpsc::channel(16);
+        let failed = events.clone();
+        if self.commands.send(Command::Verify { id, options, events }).await.is_err() {
+            let _ = failed.try_send(Verifying::Failed { error: stopping() });
         }
         receiver
     }

@@ -95,7 +95,8 @@ impl Header {
         Header { had_parts: self.had_parts, ..now } == *self
     }
 
-    fn apply(&self, key: &SessionKey, manifest: &mut Manifest) {
+    /// Has a manifest say it.
+    pub(super) fn apply(&self, key: &SessionKey, manifest: &mut Manifest) {
         manifest.source_path = Some(self.source_path.clone());
         manifest.cwd = self.cwd.clone().or(manifest.cwd.take());
         if !self.about.is_empty() {

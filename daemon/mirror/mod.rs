@@ -27,6 +27,7 @@ mod replay;
 mod retreat;
 mod rows;
 mod send;
+mod verify;
 mod wait;
 
 #[cfg(test)]
@@ -152,6 +153,7 @@ enum Done {
     Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
     Left(SessionKey, Result<Vec<crate::part::PartName>, manifest::Failure>),
     Replayed,
+    Verification(Box<verify::Step>),
 }
 
 /// Why a problem is shown, with its object: one of a kind is shown once.
@@ -226,6 +228,7 @@ pub(crate) struct Engine {
     leaving: BTreeMap<SessionKey, Instant>,
 
     waiters: Vec<wait::Waiter>,
+    verification: Option<verify::Verification>,
     problems: BTreeMap<ProblemKey, Problem>,
     progress_at: Instant,
     summary: Summary,
@@ -317,6 +320,7 @@ impl Engine {
             deletes: None,
             leaving: BTreeMap::new(),
             waiters: Vec::new(),
+            verification: None,
             problems: BTreeMap::new(),
             progress_at: now,
             summary: Summary::default(),
@@ -419,6 +423,8 @@ impl Engine {
         self.answer_waiters();
         self.fire_timers();
         self.start_capture();
+        // Before the sends: a repair waits until nobody sends its session, and they would always be faster.
+        self.start_verification();
         self.start_sends();
         self.drain_step();
         if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
@@ -444,6 +450,7 @@ impl Engine {
             Done::Moved(key, moved) => self.moved(&key, *moved),
             Done::Left(key, left) => self.left(&key, left),
             Done::Replayed => {}
+            Done::Verification(step) => self.verification_step(*step),
         }
     }
 

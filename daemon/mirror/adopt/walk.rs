@@ -16,7 +16,7 @@ use super::{AdoptError, Adopter, Held};
 use crate::mirror::capture::Tools;
 use crate::mirror::find::NewFile;
 use crate::mirror::manifest;
-use crate::part::{Link, PartEntry, PartName, SessionKey, hex};
+use crate::part::{Link, Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::redact::Counts;
 use crate::source::{Cursor, Encoding, Next, RECORD_BYTES_MAX, Reading, Unfinished};
 use crate::state::PendingPart;
@@ -37,11 +37,35 @@ const APART: &str = "its stored parts do not follow each other";
 
 /// A walk that agreed to the end.
 #[derive(Debug)]
-pub(super) struct Walked {
+pub(in crate::mirror) struct Walked {
     /// After all that is held.
     pub(super) cursor: Cursor,
     /// Ranges of the objects that no manifest names.
-    pub(super) unnamed: Vec<[u64; 2]>,
+    pub(in crate::mirror) unnamed: Vec<[u64; 2]>,
+}
+
+/// Where a walk had to end, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::mirror) struct Departed {
+    /// In words for the manifest.
+    pub(in crate::mirror) why: &'static str,
+    /// The part that was not met, if it was one.
+    pub(in crate::mirror) part: Option<PartName>,
+    /// Where in the source it should have begun.
+    pub(in crate::mirror) from: u64,
+}
+
+impl Held {
+    /// What was read already; nothing waits.
+    pub(in crate::mirror) fn of(
+        key: SessionKey,
+        manifest: Manifest,
+        listed: Vec<(PartName, u64)>,
+        unnamed: Vec<PartEntry>,
+    ) -> Held {
+        let next_seq = manifest.next_seq;
+        Held { key, manifest, listed, unnamed, waiting: Vec::new(), next_seq }
+    }
 }
 
 /// A stored or captured part, as the walk has to meet it.
@@ -86,6 +110,13 @@ impl Expected {
         }
     }
 
+    fn name(&self) -> Option<&PartName> {
+        match &self.place {
+            Place::Stored(name) => Some(name),
+            Place::Outbox(_) => None,
+        }
+    }
+
     fn is(&self, bytes: u64, digest: Sha256) -> bool {
         self.bytes == bytes && self.sha256.as_ref() == Some(&hex(&digest.finalize()))
     }
@@ -120,9 +151,19 @@ impl Adopter {
         file: &NewFile,
         held: &Held,
     ) -> Result<Result<Walked, &'static str>, AdoptError> {
-        if held.manifest.parts.iter().any(|part| held.is_gone(part)) {
+        Ok(self.follow(file, held).await?.map_err(|departed| departed.why))
+    }
+
+    /// As [`Adopter::walk`], telling also where both part.
+    pub(in crate::mirror) async fn follow(
+        &self,
+        file: &NewFile,
+        held: &Held,
+    ) -> Result<Result<Walked, Departed>, AdoptError> {
+        if let Some(gone) = held.manifest.parts.iter().find(|part| held.is_gone(part)) {
             self.unchanged(held).await?;
-            return Ok(Err(GONE));
+            let from = gone.cursor_range.map_or(0, |[start, _]| start);
+            return Ok(Err(Departed { why: GONE, part: Some(gone.name()), from }));
         }
         // By the same rules the same source has the same digest; only where the manifest tells of others that proves nothing.
         let rules = held.manifest.rules.as_deref();
@@ -142,7 +183,8 @@ impl Adopter {
                 Err(why) => {
                     let (range, bytes) = (part.range, part.bytes);
                     tracing::debug!(session = %held.key, from, ?range, bytes, why, "not continued");
-                    return Ok(Err(why));
+                    let part = part.name().cloned();
+                    return Ok(Err(Departed { why, part, from }));
                 }
             };
             cursor = met;

@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 
 use self::others::{Others, Second, reference_acts};
 use self::world::{STATE, World};
-use super::handle::Mirror;
+use super::handle::{Mirror, Options};
 use super::{Engine, Fatal, Signal, Summary};
+use crate::api::{Finding, Verifying, Weight};
 use crate::durable::Disk;
 
 /// Sequences of a plain `cargo test`.
@@ -219,7 +220,8 @@ impl Play {
                 self.world.faults.lock().unwrap().dies_in = Some(steps);
                 self.say(format!("dies in {steps} steps"));
             }
-            80..=85 => self.compact().await?,
+            80..=83 => self.compact().await?,
+            84..=85 => self.verify_meanwhile().await?,
             86..=88 => self.flush(Duration::from_secs(20)).await?,
             89..=91 => self.set_faults(),
             92..=93 => self.stop_and_start().await?,
@@ -260,6 +262,19 @@ impl Play {
         };
         let within = Duration::from_millis(self.world.rng.u64(1..3000));
         self.ask(within, ask).await.map(drop)
+    }
+
+    /// A verification at any moment, and a repair: nothing that stays may be called wrong, and no repair may do harm.
+    async fn verify_meanwhile(&mut self) -> Result<(), String> {
+        let options = Options { deep: self.world.rng.bool(), repair: self.world.rng.bool() };
+        self.say(format!("verifies: {options:?}"));
+        let within = Duration::from_millis(self.world.rng.u64(1..60_000));
+        let told = self.ask(within, async |mirror: Mirror| verified(mirror, options).await).await?;
+        // Leftovers of a lost state are told, and taken away by a repair.
+        match told.unwrap_or_default().into_iter().find(|f| f.code != "leftover") {
+            Some(finding) => Err(format!("verified meanwhile: {finding:?}")),
+            None => Ok(()),
+        }
     }
 
     async fn flush(&mut self, within: Duration) -> Result<(), String> {
@@ -373,6 +388,23 @@ impl Play {
         Ok(())
     }
 
+    /// What the oracle finds in order a verification finds in order, and a repair leaves it so.
+    async fn verify_at_rest(&mut self) -> Result<(), String> {
+        for repair in [false, true] {
+            let options = Options { deep: true, repair };
+            let told = self
+                .ask(SETTLED_WITHIN, async |mirror: Mirror| verified(mirror, options).await)
+                .await?
+                .ok_or("a verification did not end")?;
+            if let Some(finding) = told.into_iter().find(|f| f.code != "leftover") {
+                return Err(format!("verified at rest: {finding:?}"));
+            }
+            let second = self.second.as_ref().map(|second| &second.world);
+            oracle::check(&self.world, second).map_err(|what| format!("repaired: {what}"))?;
+        }
+        Ok(())
+    }
+
     /// The faults stop: everything has to become safe, and then to be right.
     async fn settle(&mut self) -> Result<(), String> {
         {
@@ -413,6 +445,7 @@ impl Play {
         }
         let second = self.second.as_ref().map(|second| &second.world);
         oracle::check(&self.world, second)?;
+        self.verify_at_rest().await?;
         self.drain().await?;
         let before = self.world.objects();
         let second = self.second.as_ref().map(|second| &second.world);
@@ -471,6 +504,18 @@ fn play(seed: u64, verbose: bool) -> Result<(), String> {
         }
         outcome.map_err(|what| format!("seed {seed}: {what}\n  {}", play.log.join("\n  ")))
     })
+}
+
+/// What a verification calls wrong.
+async fn verified(mirror: Mirror, options: Options) -> Vec<Finding> {
+    let mut events = mirror.verify(None, options).await;
+    let mut wrong = Vec::new();
+    while let Some(event) = events.recv().await {
+        if let Verifying::Session { session } = event {
+            wrong.extend(session.findings.into_iter().filter(|f| f.weight == Weight::Wrong));
+        }
+    }
+    wrong
 }
 
 /// Lets the second recorder run as long as somebody waits; answers only when it ended by itself.
