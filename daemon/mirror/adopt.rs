@@ -466,7 +466,7 @@ impl Adopter {
             if !follows || held.is_stored(one) {
                 continue;
             }
-            let Some(part) = self.from_outbox(one)? else { continue };
+            let Some(part) = self.waiting_part(one)? else { continue };
             end = Some(one.range[1]);
             held.next_seq = one.name.seq + 1;
             held.waiting.push(part);
@@ -490,7 +490,7 @@ impl Adopter {
             let follows = own.last().is_none_or(|last: &PendingPart| {
                 last.range[1] == one.range[0] && last.seq + 1 == one.name.seq
             });
-            if follows && let Some(part) = self.from_outbox(one)? {
+            if follows && let Some(part) = self.waiting_part(one)? {
                 own.push(part);
             }
         }
@@ -552,7 +552,7 @@ impl Adopter {
     }
 
     /// A part that waits, unless it was torn by a power loss before it was committed.
-    fn from_outbox(&self, one: &Waiting) -> Result<Option<PendingPart>, AdoptError> {
+    fn waiting_part(&self, one: &Waiting) -> Result<Option<PendingPart>, AdoptError> {
         let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
         let sha256 = hex(&Sha256::digest(&bytes));
         Ok(sha256.starts_with(&one.name.uuid).then(|| PendingPart {
