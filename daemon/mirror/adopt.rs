@@ -456,17 +456,14 @@ impl Adopter {
     fn take_waiting(&self, held: &mut Held, waiting: &[Waiting]) -> Result<(), AdoptError> {
         // Where stored objects have no known range, the number alone says that nothing is missing between them.
         let last = held.manifest.parts.iter().chain(&held.unnamed).last();
-        let mut end = match last {
-            None => Some(0),
-            Some(last) => last.cursor_range.map(|[_, end]| end),
-        };
+        let mut end = last.map_or(Some(0), |last| last.cursor_range.map(|[_, end]| end));
         for one in waiting {
             let follows =
                 end.is_none_or(|end| end == one.range[0]) && one.name.seq == held.next_seq;
             if !follows || held.is_stored(one) {
                 continue;
             }
-            let Some(part) = self.from_outbox(one)? else { continue };
+            let Some(part) = self.waiting_part(one)? else { continue };
             end = Some(one.range[1]);
             held.next_seq = one.name.seq + 1;
             held.waiting.push(part);
@@ -490,7 +487,7 @@ impl Adopter {
             let follows = own.last().is_none_or(|last: &PendingPart| {
                 last.range[1] == one.range[0] && last.seq + 1 == one.name.seq
             });
-            if follows && let Some(part) = self.from_outbox(one)? {
+            if follows && let Some(part) = self.waiting_part(one)? {
                 own.push(part);
             }
         }
@@ -513,9 +510,8 @@ impl Adopter {
         if shared == own.len() {
             return Ok(());
         }
-        let next_seq = own.last().map_or(0, |last| last.seq + 1);
         held.unnamed.retain(|entry| !own.iter().any(|part| part.seq <= entry.seq));
-        held.next_seq = held.next_seq.max(next_seq);
+        held.next_seq = held.next_seq.max(own.last().map_or(0, |last| last.seq + 1));
         held.waiting = own;
         self.persist_waiting(held)
     }
@@ -532,10 +528,8 @@ impl Adopter {
                 continue;
             }
             let entry = self.unnamed_entry(&held.key, name, *size).await?;
-            let (Some(range), Some(sha256)) = (entry.cursor_range, entry.sha256) else { continue };
-            if range[1] != end || range[0] >= end {
-                continue;
-            }
+            let range = entry.cursor_range.filter(|[start, last]| *last == end && start < last);
+            let (Some(range), Some(sha256)) = (range, entry.sha256) else { continue };
             return Ok(Some(PendingPart {
                 seq: name.seq,
                 sha256,
@@ -552,7 +546,7 @@ impl Adopter {
     }
 
     /// A part that waits, unless it was torn by a power loss before it was committed.
-    fn from_outbox(&self, one: &Waiting) -> Result<Option<PendingPart>, AdoptError> {
+    fn waiting_part(&self, one: &Waiting) -> Result<Option<PendingPart>, AdoptError> {
         let bytes = self.tools.disk.read(&one.path).map_err(AdoptError::Outbox)?;
         let sha256 = hex(&Sha256::digest(&bytes));
         Ok(sha256.starts_with(&one.name.uuid).then(|| PendingPart {
