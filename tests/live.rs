@@ -14,7 +14,7 @@ use crate::support::home::{Home, said};
 use crate::support::judge::{self, Source};
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Plan, Proxy};
 use crate::support::writers::Transcript;
 use crate::support::{pace, seed, try_wait_for, wait_for_the_end_of, wait_until_ok};
 
@@ -403,10 +403,13 @@ pub(crate) fn run(setting: Setting) {
         bucket.litter.clear();
         judge::verdict(judge::at_rest(&bucket, &sources))
     });
-    // What the oracle finds in order, the program finds in order, too: after kills, compactions, rewrites and moves. Where the
-    // store fails now and then, something may not have been checked.
+    // What the oracle finds in order, the program finds in order, too: after kills, compactions, rewrites and moves. The store
+    // fails nothing meanwhile: each part is asked for, and all of it has to be checked.
+    let plan = |plan: fn() -> Plan| campaign.setting.proxy.iter().for_each(|it| it.fail(plan()));
+    plan(Plan::default);
     let told = ctl(campaign.home(), &["verify", "--deep", "--json"]);
-    assert!(said(&told).contains("\"wrong\":0,"), "{}", said(&told));
+    assert!(told.status.success() && said(&told).contains("\"wrong\":0,"), "{}", said(&told));
+    plan(Plan::a_third);
     tally.peak = tally.peak.max(daemon.peak_bytes());
     let status = daemon.term();
     assert_eq!(status.code(), Some(0), "after SIGTERM:\n{}", last_lines(&daemon.said()));
