@@ -2,9 +2,10 @@
 //!
 //! Knows requests and answers; nothing of S3.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -29,10 +30,14 @@ pub(crate) fn runtime() -> &'static Runtime {
     &RUNTIME
 }
 
-/// A port of 127.0.0.1 on which nobody listens now.
+/// A port of 127.0.0.1 on which nobody listens now, and that no other test was given: whoever gets it takes it later.
 pub(crate) fn free_port() -> u16 {
-    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(PORTS)).take(1000).find(free).expect("a free port")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().expect("nobody panics with this lock");
+    let mut free = |port: &u16| {
+        given.insert(*port) && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
+    };
+    std::iter::repeat_with(|| fastrand::u16(PORTS)).take(1000).find(&mut free).expect("a free port")
 }
 
 /// Sends a request over a connection of its own and reads the whole answer.
