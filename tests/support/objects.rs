@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::home::files_below;
 use super::oracle::snapshot;
 use super::s3::Client;
+use super::wait_for;
 
 /// A `<bucket>/<project>`.
 #[derive(Debug, Clone)]
@@ -38,10 +39,13 @@ impl Objects {
             }
             Objects::Bucket { client, project } => {
                 let whole = format!("{project}/{prefix}");
-                let listed = client.list(&whole).expect("the bucket can be listed");
-                let keys = listed.into_iter().map(|entry| entry.key).collect();
-                let read = client.get_all(keys).expect("the bucket can be read").into_iter();
+                // A server may fail while something is deleted below what it lists.
+                let read = wait_for("the bucket to be listed and read", || {
+                    let listed = client.list(&whole).ok()?;
+                    client.get_all(listed.into_iter().map(|entry| entry.key).collect()).ok()
+                });
                 let mut objects: Vec<_> = read
+                    .into_iter()
                     .map(|(key, body)| (key[project.len() + 1..].to_owned(), body.to_vec()))
                     .collect();
                 objects.sort();

@@ -156,7 +156,9 @@ impl World {
             _ => Some(remote().with_conditions(conditions[rng.usize(..3)])),
         };
         let is_remote = memory_store.as_ref().is_some_and(|store| !store.is_local());
+        let alone = std::env::var("TRACECRAFT_MODEL_WRITERS").is_ok_and(|writers| writers == "1");
         let others = match rng.u8(..6) {
+            _ if alone => Others::Nobody,
             0 | 1 if is_remote => Others::Reference,
             2 if is_remote => Others::Sharing,
             3 if is_remote => Others::Diverging,
