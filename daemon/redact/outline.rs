@@ -114,7 +114,15 @@ impl Reader<'_> {
                     }
                 }
                 b',' => self.comma(),
-                byte if byte == b':' || is_blank(byte) || is_scalar(byte) => {}
+                byte if byte == b':' || is_blank(byte) => {}
+                byte if is_scalar(byte) => {
+                    // In a damaged record a string's inside may stand where none should: that is text, and searched as such.
+                    let length = text[at..].iter().take_while(|byte| is_scalar(**byte)).count();
+                    if !is_number_or_word(&text[at..at + length]) {
+                        return at;
+                    }
+                    at += length - 1;
+                }
                 _ => return at,
             }
             at += 1;
@@ -226,4 +234,11 @@ fn is_blank(byte: u8) -> bool {
 
 fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)
+}
+
+/// Whether a run of letters and digits is what a document may hold outside of strings; two words more than JSON has are
+/// written by Python.
+fn is_number_or_word(run: &[u8]) -> bool {
+    const WORDS: [&[u8]; 6] = [b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity"];
+    WORDS.contains(&run) || run.iter().all(|b| b.is_ascii_digit() || b"+-.eE".contains(b))
 }

@@ -275,3 +275,22 @@ fn t61_a_header_that_is_only_mentioned_takes_nothing_along() {
         assert_eq!(redact_text(line), line);
     }
 }
+
+#[test]
+fn t18_t60_a_secret_outside_of_strings_in_a_record_that_was_damaged_is_found() {
+    for secret in ["AKIAIOSFODNN7EXAMPLE", "xxxAKIA0000000000000005"] {
+        for record in [
+            // One quote is damaged: what was inside of strings stands between them.
+            format!(r##"{{"n#:5,"text":"{secret}"}}"}}"##),
+            format!(r#"{{"a":{secret}}}"#),
+            format!(r#"{{"a":[1,{secret},true]}}"#),
+        ] {
+            let redacted = redact_text(&record);
+            assert!(redacted.contains("[REDACTED:aws_access_key]"), "{record}: {redacted}");
+            assert!(!redacted.contains("AKIA"), "{record}: {redacted}");
+        }
+    }
+    for whole in [r#"{"a":-1.5e+7,"b":[true,false,null,NaN,-Infinity]}"#, "{\"a\": 1 }"] {
+        assert_eq!(redact_text(whole), whole);
+    }
+}
