@@ -114,9 +114,12 @@ fn read(
         .filter(|(name, _)| !name.ends_with("meta.json"))
         .collect();
     let by_list: Vec<u8> = listed.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
-    // A compaction whose state and source were both lost stays outstanding: nobody is left to finish it.
+    // A compaction whose state and source were both lost stays outstanding: nobody is left to finish it. An empty file is no
+    // session, so a source that was emptied when the state was lost is as good as gone until it is written again.
     let lost = world.sources.iter().any(|source| {
-        !source.exists && source.path.file_stem().and_then(|stem| stem.to_str()) == Some(key.base())
+        let emptied = world.damaged && source.held.last().is_some_and(Vec::is_empty);
+        (!source.exists || emptied)
+            && source.path.file_stem().and_then(|stem| stem.to_str()) == Some(key.base())
     });
     // The state was lost, and with it what was about to be cleared away; or the reference tool merged without a range what
     // stands before a part that was not named yet, which is then captured again: readers by listing see its bytes twice.
