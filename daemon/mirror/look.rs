@@ -149,8 +149,7 @@ impl Engine {
         self.jobs.push(Box::pin(async move {
             Done::Scanned(serial, blocking.run(move || finder.scan(&known)).await)
         }));
-        let every = if self.polled { self.settings.interval } else { SCAN_EVERY };
-        self.scan_at = Instant::now() + every;
+        self.scan_at = Instant::now() + SCAN_EVERY; // Sooner where a root has to be polled: `show_roots`.
     }
 
     pub(super) fn scanned(&mut self, serial: u64, findings: Findings) {
