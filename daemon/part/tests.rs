@@ -38,6 +38,30 @@ fn ids_from_outside_are_safe_in_a_key() {
 }
 
 #[test]
+fn a_key_from_outside_that_could_be_a_path_is_refused() {
+    let long = format!("codex/{}", "x".repeat(ID_BYTES_MAX + 1));
+    for bad in [
+        "",
+        "codex",
+        "codex/",
+        "/x",
+        "Codex/x",
+        "../x",
+        "codex/.",
+        "codex/..",
+        "codex/.x",
+        "codex/a/b",
+        "codex/../a",
+        "codex/a\\b",
+        "codex/a\nb",
+        "codex/\u{e9}",
+        &long,
+    ] {
+        assert!(bad.parse::<SessionKey>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn generations_are_told_by_the_key() {
     let first = SessionKey::new("codex", "x~9");
     let third = first.with_generation(3);
