@@ -123,6 +123,12 @@ async fn try_compare(
     let (files, path) = (adopter.tools.files.clone(), record.source.clone());
     let stat = adopter.blocking.run(move || files.stat(&path)).await?;
     let file = NewFile::of_record(record, stat);
+    let (files, path) = (adopter.tools.files.clone(), record.source.clone());
+    let cursor = record.cursor.clone();
+    if !adopter.blocking.run(move || source::is_whole(&*files, &path, &cursor)).await? {
+        let message = "its agent has put the beginning away: there is not all to compare with";
+        return note("source_gone", message);
+    }
     let Err(departed) = adopter.follow(&file, &held).await? else {
         let rules = held.manifest.rules.as_deref();
         if rules.is_some_and(|rules| rules != adopter.tools.redactor.rules_version()) {
