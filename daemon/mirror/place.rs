@@ -1,13 +1,13 @@
 //! Which session a file belongs to: new, moved, the next generation, at a second place, or known to the store already.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 
 use tokio::time::Instant;
 use tracing::info;
 
 use super::adopt::{AdoptError, Adopted, Adopter};
 use super::find::NewFile;
+use super::kin::Kin;
 use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::mirror::manifest::Failure;
 use crate::part::{ManifestError, SessionKey};
@@ -47,14 +47,6 @@ enum Place {
     Wait,
     /// The file is not what was found there any more: the next scan tells.
     Stale,
-}
-
-/// How two sources of one session are related.
-enum Kin {
-    /// The database that the file's agent keeps now.
-    Heir,
-    /// A file of the time before the database.
-    Former,
 }
 
 impl Engine {
@@ -206,9 +198,6 @@ impl Engine {
             let source = record.source.clone();
             let gone = record.gone;
             let in_database = record.encoding.is_in_database();
-            let kin = self.kin(file, record);
-            let outdated = file.stat.size <= record.cursor.offset
-                && file.stat.mtime_ns <= record.cursor.stat.mtime_ns;
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
             }
@@ -222,20 +211,14 @@ impl Engine {
             // That a database cannot be read now does not make its sessions another's.
             let lost =
                 matches!(there, Err(SourceError::Missing(_))) || there.is_err() && !in_database;
-            match kin {
-                // The archive of a session that lives, or lived, in a database. An older version that writes to it again takes
-                // it up again.
-                Some(Kin::Former) if !gone && !lost => return Place::Copy,
-                Some(Kin::Former) if outdated && !file.archived() => return Place::Copy,
-                // What its agent wrote last before it went over to the database is in the file for certain.
-                Some(Kin::Heir) if !archived => {
-                    if gone || lost || self.is_read_out(&newest) {
-                        return Place::Takeover(newest);
-                    }
+            match self.kin(file, &newest, gone || lost) {
+                Kin::Copy => return Place::Copy,
+                Kin::Heir => return Place::Takeover(newest),
+                Kin::NotYet => {
                     self.mark_dirty(&newest);
                     return Place::Wait;
                 }
-                _ => {}
+                Kin::Stranger => {}
             }
             if gone || lost {
                 return Place::Takeover(newest);
@@ -250,34 +233,6 @@ impl Engine {
             }
         }
         Place::Wait // The same id at the same place, twice: the scan will not give it again.
-    }
-
-    /// How a file is related to the source of a session of the same id, where one of both is in a database and the other lies
-    /// where its sessions were before.
-    fn kin(&self, file: &NewFile, record: &Record) -> Option<Kin> {
-        let lies_in = |path: &Path, database: &Path| {
-            path.parent()
-                .is_some_and(|dir| self.tools.finder.former(database).as_deref() == Some(dir))
-        };
-        let path = &file.candidate.path;
-        match (file.candidate.encoding, record.encoding) {
-            (Encoding::Events, Encoding::Plain | Encoding::Zstd) => {
-                lies_in(&record.source, path.parent()?).then_some(Kin::Heir)
-            }
-            (Encoding::Plain | Encoding::Zstd, Encoding::Events) => {
-                lies_in(path, record.source_file()).then_some(Kin::Former)
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether all that can be captured of a session's file is captured.
-    fn is_read_out(&self, key: &SessionKey) -> bool {
-        let Some(record) = self.state.get(key) else { return true };
-        let held = self.live.get(key).is_some_and(|live| live.excluded || live.problem.is_some());
-        let unchanged =
-            self.tools.files.stat(&record.source).is_ok_and(|stat| stat == record.cursor.stat);
-        record.stopped || held || record.cursor.rest.is_some() && unchanged
     }
 
     /// The session's first key. The reference tool knows no owners: where it has stored a sub-agent under its bare id, and

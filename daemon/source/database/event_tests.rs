@@ -299,3 +299,25 @@ fn t56_keys_in_the_database_cannot_be_asked_for() {
         assert!(failed.contains("prohibited"), "{failed}");
     }
 }
+
+#[test]
+fn a_session_whose_database_did_not_change_costs_no_copy() {
+    let scene = Scene::new(2000);
+    let (path, _) = session_of(&scene.session).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let settled = |e: Evidence| e.is_still(&e);
+    while !settled(Evidence::of(&OsFiles, path).unwrap()) {
+        assert!(Instant::now() < deadline, "its times never grew old");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (_, cursor) = scene.read(&scene.start());
+    let (cursor, _) = intact(scene.check(&cursor, Depth::Whole));
+    let log: Arc<dyn Tables> = Arc::new(Log);
+    lock(&scene.databases.database(path, &log)).changed_at = Instant::now() - COPY_KEPT;
+    scene.databases.sessions("log", path).unwrap();
+    let copies = || scene.databases.dir.read_dir().map_or(0, Iterator::count);
+    assert_eq!(copies(), 0, "the copy of a quiet database is removed");
+    assert_eq!(scene.check(&cursor, Depth::Quick), Verdict::Unchanged);
+    assert_eq!(scene.check(&cursor, Depth::Whole), Verdict::Unchanged);
+    assert_eq!(copies(), 0);
+}
