@@ -374,6 +374,7 @@ fn t8_t56_a_session_that_is_deleted_stays_one_whatever_its_agent_leaves_behind()
         let source = manifest(&home, &id)["source_path"].clone();
         source.as_str().unwrap().ends_with(".zst").then_some(())
     });
+    ctl_ok(&home, &["flush"]);
     assert_stored(&home, &[(&id, &lines)]);
     std::fs::remove_file(&archive).unwrap();
     wait_for("its end", || {

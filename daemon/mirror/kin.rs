@@ -51,8 +51,10 @@ impl Engine {
                     Kin::Stranger
                 }
             }
-            // Deleted from its database, then also its archive: what is older than that is older than the database.
-            (Encoding::Plain, Encoding::Zstd) if gone && record.archived && is_outdated => {
+            // Deleted from its database, its agent has made an archive of it: what is older than that is older than the database.
+            (Encoding::Plain, Encoding::Plain | Encoding::Zstd)
+                if record.archived && record.cursor.events.is_some() && is_outdated =>
+            {
                 Kin::Copy
             }
             _ => Kin::Stranger,

@@ -11,7 +11,7 @@ use super::kin::Kin;
 use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::mirror::manifest::Failure;
 use crate::part::{ManifestError, SessionKey};
-use crate::source::{self, Cursor, Depth, Encoding, SourceError, Verdict};
+use crate::source::{self, Cursor, Depth, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
 use crate::store::StoreError;
 

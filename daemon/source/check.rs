@@ -130,7 +130,8 @@ pub(super) fn check_within(
             !opened.content.is_at_end(cursor.offset).map_err(failed)?
         }
     };
-    let events = opened.content.file().mark(cursor.offset);
+    // Of a file that an agent made of them it stays true.
+    let events = opened.content.file().mark(cursor.offset).or(cursor.events);
     let cursor = Cursor { stat, verified: whole, rest: None, events, ..cursor.clone() };
     Ok(Verdict::Intact { cursor, more })
 }

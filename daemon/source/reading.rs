@@ -302,7 +302,7 @@ impl Reading {
             fingerprint: self.walk.fingerprint(),
             verified: false,
             rest: None,
-            events: self.content.file().mark(self.walk.offset()),
+            events: self.content.file().mark(self.walk.offset()).or(self.cursor.events),
         };
         let ends_record = self.begun.tail().is_empty();
         Chunk { bytes, context, cursor: self.cursor.clone(), start, cut, ends_record }
