@@ -30,6 +30,7 @@ mod kill;
 mod live;
 mod memory;
 mod once;
+mod openclaw;
 mod rules;
 mod sacred;
 mod service_life;

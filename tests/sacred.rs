@@ -5,20 +5,23 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::hermes::{Hermes, SESSION};
+use crate::openclaw::OpenClaw;
 use crate::support::daemon::{Daemon, ctl, ctl_ok};
 use crate::support::home::Home;
 use crate::support::oracle::{Bucket, snapshot};
-use crate::support::planted::Planted;
+use crate::support::planted::{Planted, header};
 use crate::support::strace::{self, Record};
 use crate::support::writers::Transcript;
 use crate::support::{skipped, wait_for};
 
 /// A home with sessions of each harness: files, and rows of a database whose writer is alive.
-fn scene(planted: &Planted) -> (Home, Vec<Transcript>, Hermes) {
+fn scene(planted: &Planted) -> (Home, Vec<Transcript>, Hermes, OpenClaw) {
     let home = Home::new();
     let hermes = Hermes::new(&home, None);
     hermes.session(SESSION, "/home/you/app");
     hermes.say(SESSION, "user", "first");
+    let openclaw = OpenClaw::new(&home, ".openclaw", "main");
+    openclaw.append("rows", &header("openclaw", "rows", "/home/you/app"));
     let mut transcripts = Vec::new();
     for (harness, number) in [("claude-code", 0), ("codex", 1), ("openclaw", 2), ("claude-code", 3)]
     {
@@ -26,7 +29,7 @@ fn scene(planted: &Planted) -> (Home, Vec<Transcript>, Hermes) {
         transcript.grow(planted, 5);
         transcripts.push(transcript);
     }
-    (home, transcripts, hermes)
+    (home, transcripts, hermes, openclaw)
 }
 
 fn roots(home: &Home) -> BTreeMap<PathBuf, BTreeMap<String, String>> {
@@ -40,7 +43,8 @@ fn assert_only_read(home: &Home, record: &Record) {
         let changes = record.changes_below(&root);
         assert!(changes.is_empty(), "changes below {}:\n{}", root.display(), changes.join("\n"));
         let opens = record.opens_below(&root);
-        let is_source = |line: &&String| line.contains(".jsonl\"") || line.contains("/state.db");
+        let names = [".jsonl\"", "/state.db", "/openclaw-agent.sqlite"];
+        let is_source = |line: &&String| names.iter().any(|name| line.contains(name));
         let transcripts: Vec<_> = opens.iter().filter(is_source).collect();
         assert!(
             !transcripts.is_empty(),
@@ -56,10 +60,10 @@ fn assert_only_read(home: &Home, record: &Record) {
 
 #[test]
 fn once_leaves_the_agents_directories_exactly_as_they_were() {
-    let (home, _, _hermes) = scene(&Planted::exact_only(5));
+    let (home, _, _hermes, _openclaw) = scene(&Planted::exact_only(5));
     let before = roots(&home);
     home.once();
-    assert_eq!(Bucket::read(&home.bucket()).sessions.len(), 5);
+    assert_eq!(Bucket::read(&home.bucket()).sessions.len(), 6);
     assert_eq!(before, roots(&home));
 }
 
@@ -68,7 +72,7 @@ fn once_opens_transcripts_only_to_read() {
     if let Err(why) = strace::usable() {
         return skipped("once_opens_transcripts_only_to_read", &why);
     }
-    let (home, _, _hermes) = scene(&Planted::exact_only(5));
+    let (home, _, _hermes, _openclaw) = scene(&Planted::exact_only(5));
     let mut command = home.tracecraftd();
     command.arg("--once");
     let (command, record) = strace::traced(&home, &command, false);
@@ -84,7 +88,7 @@ fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
         return skipped("a_live_daemon_opens_transcripts_only_to_read", &why);
     }
     let planted = Planted::exact_only(6);
-    let (home, mut transcripts, hermes) = scene(&planted);
+    let (home, mut transcripts, hermes, openclaw) = scene(&planted);
     let mut command = home.tracecraftd();
     command.args(["--interval", "100ms"]);
     let (command, record) = strace::traced(&home, &command, false);
@@ -93,6 +97,7 @@ fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
     for round in 0..5 {
         transcripts.iter_mut().for_each(|transcript| transcript.grow(&planted, 2));
         hermes.say(SESSION, "user", "more");
+        openclaw.append("rows", b"{}\n");
         if round == 2 {
             transcripts[3].replace(&planted);
         }
@@ -100,7 +105,9 @@ fn a_live_daemon_opens_transcripts_only_to_read_and_holds_none_open() {
     }
     // Also the verbs that look at sessions must leave their sources alone.
     let before = roots(&home);
-    for id in transcripts.iter().map(|transcript| transcript.id.as_str()).chain([SESSION]) {
+    for id in
+        transcripts.iter().map(|transcript| transcript.id.as_str()).chain([SESSION, "main__rows"])
+    {
         ctl(&home, &["show", id, "--raw"]);
         ctl(&home, &["compact", id]);
         ctl(&home, &["stop", id]);

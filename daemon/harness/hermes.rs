@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde_json::Value;
 
 use super::{
-    Candidate, Env, Facts, Harness, Root, Standing, hidden, push_root, records, with_names,
+    Candidate, Env, Facts, Harness, Root, Standing, hidden, push_root, records, tables, with_names,
 };
 use crate::source::Encoding;
 use crate::source::database::{About, EachRow, Line, RowDigest, SessionRow, Tables, digest_of};
@@ -29,9 +29,6 @@ const PROFILES: &str = "profiles";
 
 /// What Hermes puts before a content that is no plain string.
 const CONTENT_IS_JSON: &str = "\0json:";
-
-/// Longest text that is kept of a session's title, model, branch or reason, bytes: for people to read.
-const ABOUT_BYTES_MAX: usize = 512;
 
 /// Columns of `sessions` of which the overview takes notice, beside those that are kept: whatever changes with the messages,
 /// and nothing large.
@@ -116,6 +113,10 @@ impl Harness for Hermes {
 struct HermesTables;
 
 impl Tables for HermesTables {
+    fn readable(&self) -> &'static [&'static str] {
+        &["sessions", "messages"]
+    }
+
     fn sessions(&self, db: &Connection) -> rusqlite::Result<Vec<SessionRow>> {
         let counts = messages_of_sessions(db)?;
         let columns = columns(db, "sessions")?;
@@ -266,7 +267,7 @@ fn session_row(
             _ => None,
         })
     };
-    let short = |column: usize| Ok::<_, rusqlite::Error>(text(column)?.map(shortened));
+    let short = |column: usize| Ok::<_, rusqlite::Error>(text(column)?.map(tables::shortened));
     let time = |column: usize| -> rusqlite::Result<Option<String>> {
         Ok(match row.get_ref(column)? {
             ValueRef::Real(seconds) => time_of(seconds).map(|at| at.to_string()),
@@ -290,17 +291,9 @@ fn session_row(
         about,
         rows: counts.rows,
         last_ns: i64::try_from(last).unwrap_or(0),
+        rewritten: None,
         overview: digest_of(&[&pieces]),
     })
-}
-
-fn shortened(mut text: String) -> String {
-    let mut end = text.len().min(ABOUT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
 }
 
 /// Seconds since 1970, as Python's `time.time()` counts them; to the microsecond, which is what a float of them holds.
@@ -322,12 +315,10 @@ enum Plain {
     Text(String),
 }
 
-/// The columns of a table. It has to be one: a view could be made to never end.
+/// The columns of a table. It has to be one.
 fn columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
-    let question = "SELECT 1 FROM sqlite_master WHERE name = ?1 AND type = 'table' \
-                    AND sql NOT LIKE 'CREATE VIRTUAL%'";
-    if !db.prepare(question)?.exists([table])? {
-        return Err(rusqlite::Error::InvalidQuery);
+    if !tables::is_table(db, table)? {
+        return Err(tables::lacking(&format!("it has no table {table}")));
     }
     let mut statement = db.prepare("SELECT name, dflt_value FROM pragma_table_info(?1)")?;
     let columns = statement.query_map([table], |row| {

@@ -10,6 +10,7 @@ mod openclaw;
 mod python;
 mod records;
 pub(crate) mod scan;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -104,7 +105,15 @@ pub(crate) trait Harness: Send + Sync + std::fmt::Debug {
     fn facts(&self, candidate: &Candidate, head: &[u8]) -> Facts;
     /// The session's working directory, as complete records of its transcript name it, from its start or from further on.
     fn cwd(&self, records: &[u8], from_start: bool) -> Option<String>;
-    /// What is in its databases, where its sessions are rows of one.
+    /// The id of a session in a database that was found, by the id that the database has for it.
+    fn session_id(&self, _database: &Candidate, own: &str) -> String {
+        own.to_owned()
+    }
+    /// The directory where the sessions of a database were files before there was one, with the same ids.
+    fn former(&self, _database: &Path) -> Option<PathBuf> {
+        None
+    }
+    /// What is in its databases, where its sessions are in one.
     fn tables(&self) -> Option<Arc<dyn Tables>> {
         None
     }

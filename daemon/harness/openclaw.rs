@@ -1,15 +1,19 @@
-//! OpenClaw up to 2026.7.1, when its sessions were files: where they lie, what their names mean, what their header says.
+//! OpenClaw: where its sessions lie, what their names mean, what their header says.
 //!
 //! ```text
+//! <state>/agents/<agent>/agent/openclaw-agent.sqlite          all sessions of an agent, since 2026.7.2
 //! <state>/agents/<agent>/sessions/<id>.jsonl                  a session
 //! <state>/agents/<agent>/sessions/<id>-topic-<topic>.jsonl    a topic of it, a session of its own here
 //! …/<id>.jsonl.reset.<time>    …/<id>.jsonl.deleted.<time>    its earlier lives, and the same with `.zst`
 //! ```
 //!
-//! Later versions keep a database and leave these files where they were, some as archives. Session ids are unique only
-//! within an agent. Knows nothing of reading files, nor of the database.
+//! A session that was a file goes on in the database with the same lines, and its file may stay as an archive. Session ids are
+//! unique only within an agent. Knows nothing of reading files; what is in the database is for `tables` to know.
+
+mod tables;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -19,6 +23,13 @@ use super::{
     with_names,
 };
 use crate::source::Encoding;
+use crate::source::database::Tables;
+
+/// The database of an agent, in a directory beside that of the files.
+const DATABASE: [&str; 2] = ["agent", "openclaw-agent.sqlite"];
+
+/// The directory of the files.
+const SESSIONS: &str = "sessions";
 
 /// What an ended session's name says before the time. Other endings (`.bak`, `.lock`) are no lives of a session.
 const ENDINGS: [&str; 2] = [".jsonl.reset.", ".jsonl.deleted."];
@@ -55,8 +66,19 @@ impl Harness for OpenClaw {
 
     fn classify(&self, root: &Root, path: &Path) -> Option<Candidate> {
         with_names(path.strip_prefix(&root.path).ok()?, |names| {
-            let [agent, sessions, file] = *names else { return None };
-            let transcript = parse(file).filter(|_| may_hold_transcripts(&[agent, sessions]))?;
+            let [agent, folder, file] = *names else { return None };
+            if !hidden(agent) && [folder, file] == DATABASE {
+                return Some(Candidate {
+                    harness: self.name(),
+                    path: path.to_path_buf(),
+                    id: agent.to_owned(),
+                    id_from_records: true,
+                    encoding: Encoding::Events,
+                    standing: Standing::Live,
+                });
+            }
+            let is_transcript = !hidden(agent) && folder == SESSIONS;
+            let transcript = parse(file).filter(|_| is_transcript)?;
             Some(Candidate {
                 harness: self.name(),
                 path: path.to_path_buf(),
@@ -66,6 +88,18 @@ impl Harness for OpenClaw {
                 standing: transcript.standing,
             })
         })?
+    }
+
+    fn session_id(&self, database: &Candidate, own: &str) -> String {
+        format!("{}__{own}", database.id)
+    }
+
+    fn former(&self, database: &Path) -> Option<PathBuf> {
+        Some(database.parent()?.parent()?.join(SESSIONS))
+    }
+
+    fn tables(&self) -> Option<Arc<dyn Tables>> {
+        Some(Arc::new(tables::OpenClawTables))
     }
 
     fn cwd(&self, records: &[u8], _from_start: bool) -> Option<String> {
@@ -120,7 +154,7 @@ fn may_hold_transcripts(folders: &[&str]) -> bool {
     match folders {
         [] => true,
         [agent] => !hidden(agent),
-        [agent, sessions] => !hidden(agent) && *sessions == "sessions",
+        [agent, folder] => !hidden(agent) && (*folder == SESSIONS || *folder == DATABASE[0]),
         _ => false,
     }
 }

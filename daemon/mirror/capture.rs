@@ -15,7 +15,7 @@ use crate::mirror::find::Finder;
 use crate::outbox::Outbox;
 use crate::part::{SessionKey, hex};
 use crate::redact::{Counts, Redactor};
-use crate::source::database::{About, Databases};
+use crate::source::database::{About, Databases, SessionRow};
 use crate::source::{self, Chunk, Cursor, Depth, Encoding, Files, Next, Reading, Rewrite};
 use crate::source::{SourceError, Stat, Unfinished, Verdict};
 use crate::state::PendingPart;
@@ -172,10 +172,40 @@ fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result
     if look.encoding == Encoding::Rows {
         return rows::look_at(tools, look, written);
     }
+    let session = match untold(tools, look) {
+        Ok(session) => session,
+        Err(error) => return Ok(Seen::Failed { parts: Vec::new(), error }),
+    };
+    let told = session.as_ref().map(|session| Box::new(rows::told(&tools.redactor, session)));
+    let seen = look_into(tools, look, told, written)?;
+    if let (Some(session), Seen::Read { .. }) = (session, &seen) {
+        tools.databases.note_told(&look.path, &session);
+    }
+    Ok(seen)
+}
+
+/// What the agent's database says of a session whose events are in one, where that is not what it said before.
+fn untold(tools: &Tools, look: &Look) -> Result<Option<SessionRow>, SourceError> {
+    if look.encoding != Encoding::Events {
+        return Ok(None);
+    }
+    tools.databases.untold(look.key.harness(), &look.path, look.care == Care::Whole)
+}
+
+fn look_into(
+    tools: &Tools,
+    look: &Look,
+    told: Option<Box<Told>>,
+    written: &mut Written,
+) -> std::io::Result<Seen> {
     let verdict = check(tools, look);
     let cursor = match verdict {
-        Ok(Verdict::Unchanged) if has_nothing(look) => return Ok(quiet(&look.cursor)),
+        Ok(Verdict::Unchanged) if has_nothing(look) => return Ok(quiet(&look.cursor, told)),
         Ok(Verdict::Unchanged) => look.cursor.clone(),
+        // What is in a database may end before the cursor, where its agent has put it away.
+        Ok(Verdict::Intact { cursor, more: false }) if look.encoding == Encoding::Events => {
+            return Ok(quiet(&Cursor { rest: Some(0), ..cursor }, told));
+        }
         Ok(Verdict::Intact { cursor, .. }) => cursor,
         Ok(Verdict::Rewritten { stat, why }) => return Ok(Seen::Rewritten { stat, why }),
         Err(error) => return Ok(Seen::Failed { parts: Vec::new(), error }),
@@ -207,7 +237,7 @@ fn look_at(tools: &Tools, look: &Look, written: &mut Written) -> std::io::Result
             }
             Ok(Next::End { unfinished_bytes }) => {
                 let cursor = Cursor { rest: Some(unfinished_bytes), ..at };
-                return Ok(Seen::Read { parts, cursor, unfinished_bytes, told: None });
+                return Ok(Seen::Read { parts, cursor, unfinished_bytes, told });
             }
             Ok(Next::Changed) => return Ok(Seen::Changed { parts }),
             Err(error) => return Ok(Seen::Failed { parts, error }),
@@ -234,9 +264,9 @@ fn has_nothing(look: &Look) -> bool {
     rest == Some(0) || (rest.is_some() && look.unfinished == Unfinished::Wait)
 }
 
-fn quiet(cursor: &Cursor) -> Seen {
+fn quiet(cursor: &Cursor, told: Option<Box<Told>>) -> Seen {
     let unfinished_bytes = cursor.rest.unwrap_or(0);
-    Seen::Read { parts: Vec::new(), cursor: cursor.clone(), unfinished_bytes, told: None }
+    Seen::Read { parts: Vec::new(), cursor: cursor.clone(), unfinished_bytes, told }
 }
 
 pub(super) fn write_part(

@@ -30,7 +30,7 @@ impl Engine {
         }
         let databases = std::mem::take(&mut self.dirty_databases);
         let followed = |record: &Record| {
-            record.encoding == Encoding::Rows && !record.superseded && !record.stopped
+            record.encoding.is_in_database() && !record.superseded && !record.stopped
         };
         let sessions = self.state.state().sessions.iter();
         let known = sessions.filter(|(_, r)| followed(r) && databases.contains(r.source_file()));
@@ -40,9 +40,13 @@ impl Engine {
 
     /// Whether a failure to read is one of a whole database: then it is shown once, not for each of its sessions.
     pub(super) fn is_of_database(&mut self, key: &SessionKey, error: &SourceError) -> bool {
-        let Some(record) = self.state.get(key).filter(|r| r.encoding == Encoding::Rows) else {
+        let Some(record) = self.state.get(key).filter(|r| r.encoding.is_in_database()) else {
             return false;
         };
+        // Of a session that is events only what was asked of the whole database is: its own lines are read like a file's.
+        if record.encoding == Encoding::Events && matches!(error, SourceError::Io { .. }) {
+            return false;
+        }
         let file = record.source_file().to_owned();
         if matches!(error, SourceError::Busy(_)) {
             // Nothing is wrong; whoever waits for this look waits for the next one.
@@ -64,7 +68,7 @@ impl Engine {
 
     /// What is told about a session may be what the rules go by.
     pub(super) fn note_told(&mut self, key: &SessionKey) {
-        if self.state.get(key).is_some_and(|r| r.encoding == Encoding::Rows) {
+        if self.state.get(key).is_some_and(|r| r.encoding.is_in_database()) {
             self.apply_rules(key);
         }
     }

@@ -98,6 +98,10 @@ pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
     fn look(&self, path: &Path) -> Looked;
     /// The working directory that records of a harness name, from the start of a transcript or from further on.
     fn cwd(&self, harness: &str, records: &[u8], from_start: bool) -> Option<String>;
+    /// The directory where the sessions of a database were files before there was one.
+    fn former(&self, _database: &Path) -> Option<PathBuf> {
+        None
+    }
     /// The database that a file is, or belongs to, by its name alone.
     fn database(&self, _path: &Path) -> Option<PathBuf> {
         None
@@ -133,17 +137,14 @@ impl RootsFinder {
 
     /// Asks a database for its sessions, or only for those that it was not known to have.
     fn sessions(&self, candidate: &Candidate, all: bool) -> Looked {
+        let Some(harness) = self.harness(candidate.harness) else { return Looked::Nothing };
         let session = |row: &SessionRow| {
             let path = session_path(&candidate.path, &row.id);
             let stat = self.databases.stat_of(&path)?.ok()?;
             let (cwd, started_at) = (row.cwd.clone(), row.started_at.clone());
+            let id = harness.session_id(candidate, &row.id);
             Some(NewFile {
-                candidate: Candidate {
-                    path,
-                    id: row.id.clone(),
-                    id_from_records: false,
-                    ..candidate.clone()
-                },
+                candidate: Candidate { path, id, id_from_records: false, ..candidate.clone() },
                 stat,
                 facts: Facts { id: None, cwd, started_at },
             })
@@ -221,9 +222,19 @@ impl Finder for RootsFinder {
                 findings.problems.extend(problems.map(|p| (p.path, p.what.to_string())));
                 candidates.extend(scanned.candidates);
             }
-            for candidate in scan::without_twins(candidates) {
+            let (databases, files): (Vec<_>, Vec<_>) = scan::without_twins(candidates)
+                .into_iter()
+                .partition(|candidate| candidate.encoding.is_in_database());
+            let mut heirs = Heirs::default();
+            let mut found = Vec::new();
+            for candidate in databases {
+                self.sort_in_database(candidate, known, &mut findings, &mut heirs, &mut found);
+            }
+            for candidate in files.into_iter().filter(|candidate| !heirs.have(candidate)) {
                 self.sort_in(candidate, known, &mut findings);
             }
+            // What the agent writes to now goes behind what it set aside.
+            findings.new.extend(found);
         }
         findings
     }
@@ -245,8 +256,13 @@ impl Finder for RootsFinder {
         match harness.classify(root, path) {
             // Of a plain file and its compressed twin only the scan can tell which one counts.
             Some(candidate) if candidate.encoding == Encoding::Zstd => Looked::Unclear,
-            Some(candidate) if candidate.encoding == Encoding::Rows => {
-                self.sessions(&candidate, false)
+            Some(candidate) if candidate.encoding.is_in_database() => {
+                match self.sessions(&candidate, false) {
+                    Looked::Sessions(new) => {
+                        Looked::Sessions(new.into_iter().filter_map(|s| self.known_by(s)).collect())
+                    }
+                    looked => looked,
+                }
             }
             Some(candidate) => self.describe(candidate),
             None if std::fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) => Looked::Unclear,
@@ -261,26 +277,59 @@ impl Finder for RootsFinder {
         let name =
             ["-wal", "-journal"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         let candidate = self.harness(root.harness)?.classify(root, &path.with_file_name(name))?;
-        (candidate.encoding == Encoding::Rows).then_some(candidate.path)
+        candidate.encoding.is_in_database().then_some(candidate.path)
+    }
+
+    fn former(&self, database: &Path) -> Option<PathBuf> {
+        let root = self.roots.iter().find(|root| database.starts_with(&root.path))?;
+        self.harness(root.harness)?.former(database)
     }
 }
 
 impl RootsFinder {
-    fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
-        if candidate.encoding == Encoding::Rows {
-            match self.sessions(&candidate, true) {
-                Looked::Sessions(sessions) => {
-                    let (old, new): (Vec<_>, Vec<_>) =
-                        sessions.into_iter().partition(|s| known.contains(&s.candidate.path));
-                    findings.known.extend(old.into_iter().map(|s| (s.candidate.path, false)));
-                    findings.new.extend(new.into_iter().filter(has_rows));
-                }
-                Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
-                Looked::Unclear => findings.unclear = true,
-                Looked::Session(_) | Looked::Nothing => {}
+    fn sort_in_database(
+        &self,
+        candidate: Candidate,
+        known: &HashSet<PathBuf>,
+        findings: &mut Findings,
+        heirs: &mut Heirs,
+        found: &mut Vec<NewFile>,
+    ) {
+        match self.sessions(&candidate, true) {
+            Looked::Sessions(sessions) => {
+                heirs.add(self.former(&candidate.path), &sessions);
+                let (old, new): (Vec<_>, Vec<_>) =
+                    sessions.into_iter().partition(|s| known.contains(&s.candidate.path));
+                findings.known.extend(old.into_iter().map(|s| (s.candidate.path, false)));
+                found.extend(new.into_iter().filter(has_rows).filter_map(|s| self.known_by(s)));
             }
-            return;
+            Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
+            Looked::Unclear => {
+                findings.unclear = true;
+                heirs.unclear.extend(self.former(&candidate.path));
+            }
+            Looked::Session(_) | Looked::Nothing => {}
         }
+    }
+
+    /// A session in a database with what its first records say, where these are read like a file's.
+    fn known_by(&self, session: NewFile) -> Option<NewFile> {
+        if session.candidate.encoding != Encoding::Events {
+            return Some(session);
+        }
+        match self.describe(session.candidate.clone()) {
+            Looked::Session(described) => {
+                let started_at = described.facts.started_at.or(session.facts.started_at);
+                let facts = Facts { started_at, ..described.facts };
+                Some(NewFile { facts, stat: described.stat, candidate: described.candidate })
+            }
+            // Whoever captures it finds out what is wrong.
+            Looked::Unreadable(_) => Some(session),
+            _ => None,
+        }
+    }
+
+    fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
         if known.contains(&candidate.path) {
             let archived = matches!(candidate.standing, Standing::Archived(_));
             findings.known.push((candidate.path, archived));
@@ -310,6 +359,30 @@ impl RootsFinder {
             watch::Coverage::Events => api::Coverage::Events,
             watch::Coverage::Polled(_) => api::Coverage::Polled,
         }
+    }
+}
+
+/// Sessions that a database has and that were files before: where such a file still lies, it is an archive.
+#[derive(Debug, Default)]
+struct Heirs {
+    /// Directory of the files, and id.
+    of: HashSet<(PathBuf, String)>,
+    /// Directories of files whose database could not be asked just now: any of them may be one.
+    unclear: HashSet<PathBuf>,
+}
+
+impl Heirs {
+    fn add(&mut self, former: Option<PathBuf>, sessions: &[NewFile]) {
+        let Some(former) = former else { return };
+        let heirs = sessions.iter().filter(|session| has_rows(session));
+        self.of.extend(heirs.map(|session| (former.clone(), session.candidate.id.clone())));
+    }
+
+    fn have(&self, file: &Candidate) -> bool {
+        let directory = file.path.parent().unwrap_or(&file.path).to_owned();
+        let unclear = self.unclear.contains(&directory);
+        file.standing == Standing::Live
+            && (unclear || self.of.contains(&(directory, file.id.clone())))
     }
 }
 

@@ -17,6 +17,7 @@ mod find;
 mod follow;
 pub(crate) mod handle;
 mod interface;
+mod kin;
 mod look;
 mod manifest;
 mod orphans;

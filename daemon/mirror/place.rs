@@ -7,10 +7,11 @@ use tracing::info;
 
 use super::adopt::{AdoptError, Adopted, Adopter};
 use super::find::NewFile;
+use super::kin::Kin;
 use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::mirror::manifest::Failure;
 use crate::part::{ManifestError, SessionKey};
-use crate::source::{self, Cursor, Depth, Encoding, SourceError, Verdict};
+use crate::source::{self, Cursor, Depth, SourceError, Verdict};
 use crate::state::{Change, Record, Totals};
 use crate::store::StoreError;
 
@@ -40,6 +41,8 @@ enum Place {
     Adopt(SessionKey),
     /// It has a known inode; whether it is that session's file is to be compared.
     Compare(SessionKey),
+    /// It is a copy of what another source has: nothing to be done.
+    Copy,
     /// Something else has to happen first.
     Wait,
     /// The file is not what was found there any more: the next scan tells.
@@ -117,6 +120,7 @@ impl Engine {
                 self.leave_to_scan();
                 return;
             }
+            Place::Copy => return,
             Place::Wait => false,
         };
         if !placed {
@@ -193,7 +197,7 @@ impl Engine {
             let (newest, exhausted) = (newest.clone(), record.cursor.rest == Some(0));
             let source = record.source.clone();
             let gone = record.gone;
-            let in_database = record.encoding == Encoding::Rows;
+            let in_database = record.encoding.is_in_database();
             if self.live.get(&newest).is_some_and(|live| live.looking) {
                 return Place::Wait;
             }
@@ -207,6 +211,15 @@ impl Engine {
             // That a database cannot be read now does not make its sessions another's.
             let lost =
                 matches!(there, Err(SourceError::Missing(_))) || there.is_err() && !in_database;
+            match self.kin(file, &newest, gone || lost) {
+                Kin::Copy => return Place::Copy,
+                Kin::Heir => return Place::Takeover(newest),
+                Kin::NotYet => {
+                    self.mark_dirty(&newest);
+                    return Place::Wait;
+                }
+                Kin::Stranger => {}
+            }
             if gone || lost {
                 return Place::Takeover(newest);
             }

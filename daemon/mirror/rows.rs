@@ -13,7 +13,7 @@ use super::capture::{BATCH_BYTES_MAX, Care, Look, Seen, Told, Tools, Written, wr
 use crate::ledger::{Ledger, Mark};
 use crate::redact::{Counts, Redactor};
 use crate::source::database::{About, SessionRow, Tables, View};
-use crate::source::{CHUNK_BYTES, Chunk, Cursor, Fingerprint, Rewrite, SourceError, Stat};
+use crate::source::{CHUNK_BYTES, Chunk, Cursor, Rewrite, SourceError, Stat};
 use crate::state::PendingPart;
 
 /// An `Err` is a failure to write the outbox or the ledger; failures to read are part of what was seen.
@@ -183,7 +183,7 @@ impl Log<'_> {
 
 /// There is no file whose bytes could be looked at again, and never half of a record.
 pub(super) fn cursor_at(offset: u64, stat: Stat) -> Cursor {
-    Cursor { offset, stat, fingerprint: Fingerprint::default(), verified: true, rest: Some(0) }
+    Cursor { offset, rest: Some(0), ..Cursor::start(stat) }
 }
 
 /// What the database says about the session, without secrets: it goes into the manifest.

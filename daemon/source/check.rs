@@ -57,6 +57,8 @@ pub(crate) enum Rewrite {
     MiddleDiffers,
     /// A database gives ids to rows that other rows had.
     IdsAgain,
+    /// Its agent has put so much of it away that what follows cannot be compared with what was captured.
+    PutAway,
 }
 
 impl fmt::Display for Rewrite {
@@ -67,6 +69,9 @@ impl fmt::Display for Rewrite {
             Rewrite::TailDiffers => "the last bytes that were captured changed",
             Rewrite::MiddleDiffers => "bytes in its middle changed",
             Rewrite::IdsAgain => "its database was replaced: row ids began again",
+            Rewrite::PutAway => {
+                "what was captured is no longer in its database, and something follows it"
+            }
         })
     }
 }
@@ -110,20 +115,34 @@ pub(super) fn check_within(
     if is_shorter(stat, encoding, cursor) {
         return Ok(Verdict::Rewritten { stat, why: Rewrite::Shorter });
     }
+    let failed = |error| SourceError::io(path, error);
     let mut opened = open(source, depth, limits)?;
     let stat = opened.stat;
-    let before = match opened.before {
-        Ok(before) => before,
+    let whole = match opened.before {
+        Ok(before) => before.whole,
+        // Nothing is left to compare, and nothing to read.
+        Err(Rewrite::PutAway) if opened.content.is_at_end(cursor.offset).map_err(failed)? => true,
         Err(why) => return Ok(Verdict::Rewritten { stat, why }),
     };
     let more = match encoding {
         Encoding::Plain | Encoding::Rows => stat.size > cursor.offset,
-        Encoding::Zstd => {
-            opened.content.read(&mut [0]).map_err(|error| SourceError::io(path, error))? > 0
+        Encoding::Zstd | Encoding::Events => {
+            !opened.content.is_at_end(cursor.offset).map_err(failed)?
         }
     };
-    let cursor = Cursor { stat, verified: before.whole, rest: None, ..cursor.clone() };
+    // Of a file that an agent made of them it stays true.
+    let events = opened.content.file().mark(cursor.offset).or(cursor.events);
+    let cursor = Cursor { stat, verified: whole, rest: None, events, ..cursor.clone() };
     Ok(Verdict::Intact { cursor, more })
+}
+
+/// Whether all that was captured of a source is still in it. Not so where its agent has put the first of it away.
+pub(crate) fn is_whole(
+    files: &dyn Files,
+    path: &Path,
+    cursor: &Cursor,
+) -> Result<bool, SourceError> {
+    Ok(files.open_at(path, cursor)?.starts_at() == 0)
 }
 
 /// A source that was opened and compared with a cursor.
@@ -151,7 +170,7 @@ pub(super) fn open(
     limits: Limits,
 ) -> Result<Opened, SourceError> {
     let Source { files, path, encoding, cursor } = source;
-    let file = files.open(path)?;
+    let file = files.open_at(path, cursor)?;
     let failed = |error| SourceError::io(path, error);
     let stat = file.stat().map_err(failed)?;
     let mut content = Content::new(file, encoding).map_err(failed)?;
@@ -181,17 +200,25 @@ pub(super) fn compare(
 ) -> io::Result<Result<Before, Rewrite>> {
     // Compressed content has to be read from its start anyway; and a first block is both head and tail.
     let tail_start = limits.blocks.tail_start(cursor.offset);
+    let starts_at = content.file().starts_at();
+    if starts_at > 0 && (starts_at > tail_start || tail_start == 0) {
+        return Ok(Err(Rewrite::PutAway));
+    }
     let whole = whole || !content.is_plain() || tail_start == 0;
+    // Of a content that begins later only the tail can be compared: its digest is of the bytes before it, too.
+    let whole = whole && starts_at == 0;
     content.seek(0);
     let mut walk = Walk::start(limits.blocks);
     let mut begun = Begun::new(limits.context);
     let mut buffer = vec![0; limits.blocks.block];
-    let head = cursor.offset.min(limits.blocks.head as u64);
-    if !feed(content, &mut buffer, head, |bytes| walk_on(&mut walk, &mut begun, bytes))? {
-        return Ok(Err(Rewrite::Shorter));
-    }
-    if !walk.fingerprint().same_head(&cursor.fingerprint) {
-        return Ok(Err(Rewrite::HeadDiffers));
+    if starts_at == 0 {
+        let head = cursor.offset.min(limits.blocks.head as u64);
+        if !feed(content, &mut buffer, head, |bytes| walk_on(&mut walk, &mut begun, bytes))? {
+            return Ok(Err(Rewrite::Shorter));
+        }
+        if !walk.fingerprint().same_head(&cursor.fingerprint) {
+            return Ok(Err(Rewrite::HeadDiffers));
+        }
     }
     if !whole {
         content.seek(tail_start);
@@ -212,13 +239,13 @@ pub(super) fn compare(
     if !whole && begun.tail().len() as u64 == rest {
         // The tail is all one record, so that record may have begun before it.
         begun = Begun::new(limits.context);
-        let back = cursor.offset.min(limits.context as u64);
+        let back = (cursor.offset - starts_at).min(limits.context as u64);
         content.seek(cursor.offset - back);
         if !feed(content, &mut buffer, back, |bytes| begun.push(bytes))? {
             return Ok(Err(Rewrite::Shorter));
         }
     }
-    Ok(Ok(Before { walk, begun, whole }))
+    Ok(Ok(Before { walk, begun, whole: whole || starts_at > 0 }))
 }
 
 fn walk_on(walk: &mut Walk, begun: &mut Begun, bytes: &[u8]) {

@@ -21,13 +21,13 @@ pub(super) enum Content {
 impl Content {
     pub(super) fn new(file: Box<dyn SourceFile>, encoding: Encoding) -> io::Result<Content> {
         Ok(match encoding {
-            Encoding::Plain => Content::Plain { file, position: 0 },
+            Encoding::Plain | Encoding::Events => Content::Plain { file, position: 0 },
             Encoding::Zstd => {
                 let mut frames = Decoder::new(Compressed { file, position: 0 })?;
                 frames.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Content::Zstd { frames, position: 0 }
             }
-            // A database is not read in order, and its path leads to no file.
+            // Rows that change are not read in order, and their path leads to no file.
             Encoding::Rows => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
@@ -54,6 +54,16 @@ impl Content {
         }
     }
 
+    /// Whether nothing follows a position. Stays there; compressed content has to be there already, and loses what follows.
+    pub(super) fn is_at_end(&mut self, offset: u64) -> io::Result<bool> {
+        self.seek(offset);
+        let read = self.read(&mut [0])?;
+        if self.is_plain() {
+            self.seek(offset);
+        }
+        Ok(read == 0)
+    }
+
     /// Reads what comes next; 0 at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -71,14 +81,27 @@ impl Content {
     }
 }
 
+/// What is in a zstd frame, which may have so many bytes and not one more.
+pub(crate) fn inflated(frame: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut decoder = Decoder::with_buffer(frame)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    let mut content = Vec::new();
+    decoder.take(bytes_max as u64 + 1).read_to_end(&mut content).map_err(explained)?;
+    if content.len() > bytes_max {
+        let what = format!("what is in it has more than {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(content)
+}
+
 /// What zstd says of bad frames is no error of the operating system, and callers must be able to tell.
 fn explained(error: io::Error) -> io::Error {
     if error.raw_os_error().is_some() {
         return error;
     }
     let what = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "the zstd file is truncated".into(),
-        _ => format!("the zstd file is damaged: {error}"),
+        io::ErrorKind::UnexpectedEof => "the zstd frame is truncated".into(),
+        _ => format!("the zstd frame is damaged: {error}"),
     };
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

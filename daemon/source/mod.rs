@@ -28,7 +28,8 @@ use serde::{Deserialize, Serialize};
 
 #[allow(unused_imports, reason = "the mirror, which uses them, is written at the same time")]
 pub(crate) use self::{
-    check::{Depth, Rewrite, Verdict, check},
+    check::{Depth, Rewrite, Verdict, check, is_whole},
+    content::inflated,
     fingerprint::Fingerprint,
     os::OsFiles,
     reading::{Chunk, Next, Reading, Unfinished, head},
@@ -51,6 +52,11 @@ pub(crate) trait Files: Send + Sync + std::fmt::Debug {
     fn open(&self, path: &Path) -> Result<Box<dyn SourceFile>, SourceError>;
     /// What is at the path, without opening it and without following a link.
     fn stat(&self, path: &Path) -> Result<Stat, SourceError>;
+    /// As [`Files::open`], to go on from a cursor: what is in a database finds its place again by what the cursor remembers,
+    /// also where what stood before it is gone.
+    fn open_at(&self, path: &Path, _cursor: &Cursor) -> Result<Box<dyn SourceFile>, SourceError> {
+        self.open(path)
+    }
 }
 
 /// An open source.
@@ -61,6 +67,14 @@ pub(crate) trait SourceFile: Send {
     fn stat_path(&self) -> Result<Stat, SourceError>;
     /// Reads at an offset in bytes; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Where the content begins now: beyond 0 where its agent has put the first of it away, which is no rewrite.
+    fn starts_at(&self) -> u64 {
+        0
+    }
+    /// What a cursor at an offset has to remember beside it.
+    fn mark(&self, _offset: u64) -> Option<EventMark> {
+        None
+    }
 }
 
 /// Identity, size and times of a file.
@@ -96,6 +110,16 @@ pub(crate) enum Encoding {
     /// Rows of a database; positions are those of a log of their changes, which exists only where it was captured. The path is
     /// the database's with the session's id below it.
     Rows,
+    /// Events of a database, each a line that is only ever appended; positions are those of all lines put end to end. The path
+    /// is as for [`Encoding::Rows`].
+    Events,
+}
+
+impl Encoding {
+    /// Whether the source is in a database, which has others too.
+    pub(crate) fn is_in_database(self) -> bool {
+        matches!(self, Encoding::Rows | Encoding::Events)
+    }
 }
 
 /// Why a source cannot be read.
@@ -132,6 +156,14 @@ pub(crate) enum SourceError {
         #[source]
         source: rusqlite::Error,
     },
+    /// What a database says of a session does not hold together.
+    #[error("{path} cannot be read: {what}")]
+    Damaged {
+        /// The path.
+        path: String,
+        /// What is wrong.
+        what: String,
+    },
     /// The operating system refuses.
     #[error("cannot read {path}")]
     Io {
@@ -157,6 +189,10 @@ impl SourceError {
         SourceError::Uncopied { path: path.display().to_string(), what: what.into() }
     }
 
+    fn damaged(path: &Path, what: impl Into<String>) -> SourceError {
+        SourceError::Damaged { path: path.display().to_string(), what: what.into() }
+    }
+
     fn database(path: &Path, source: rusqlite::Error) -> SourceError {
         SourceError::Database { path: path.display().to_string(), source }
     }
@@ -179,11 +215,32 @@ pub(crate) struct Cursor {
     pub(crate) verified: bool,
     /// Bytes of an unfinished record after the offset, when the content was last read to its end; `None` until it was.
     pub(crate) rest: Option<u64>,
+    /// Where it stands among events of a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) events: Option<EventMark>,
+}
+
+/// The last event before a cursor: from it on, positions are known also when the events before it are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EventMark {
+    /// Number of the first event that was captured.
+    pub(crate) first: i64,
+    /// Number of the last one that is whole before the cursor.
+    pub(crate) last: i64,
+    /// Position of its end.
+    pub(crate) end: u64,
 }
 
 impl Cursor {
     /// Nothing is captured yet.
     pub(crate) fn start(stat: Stat) -> Cursor {
-        Cursor { offset: 0, stat, fingerprint: Fingerprint::default(), verified: true, rest: None }
+        Cursor {
+            offset: 0,
+            stat,
+            fingerprint: Fingerprint::default(),
+            verified: true,
+            rest: None,
+            events: None,
+        }
     }
 }

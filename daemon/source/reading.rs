@@ -188,7 +188,11 @@ impl Reading {
 
     /// Reads until the buffer begins with something to give away, and says how much that is.
     fn find_piece(&mut self, unfinished: Unfinished) -> io::Result<Option<Piece>> {
-        let mut at_end = self.fill(self.limits.chunk)?;
+        let mut at_end = match self.fill(self.limits.chunk) {
+            // Whole records before a place that cannot be read are not held back by it.
+            Err(_) if self.content.is_plain() && memrchr(b'\n', &self.buffer).is_some() => false,
+            filled => filled?,
+        };
         let first = self.buffer.len().min(self.limits.chunk);
         if let Some(newline) = memrchr(b'\n', &self.buffer[..first]) {
             let all = at_end && unfinished == Unfinished::Take && self.buffer.len() == first;
@@ -298,6 +302,7 @@ impl Reading {
             fingerprint: self.walk.fingerprint(),
             verified: false,
             rest: None,
+            events: self.content.file().mark(self.walk.offset()).or(self.cursor.events),
         };
         let ends_record = self.begun.tail().is_empty();
         Chunk { bytes, context, cursor: self.cursor.clone(), start, cut, ends_record }

@@ -59,7 +59,7 @@ fn t26_a_damaged_zstd_file_is_an_error_and_never_a_rewrite() {
         };
         let SourceError::Io { source, .. } = failed else { panic!("{failed:?}") };
         assert_eq!(source.kind(), ErrorKind::InvalidData);
-        assert!(source.to_string().starts_with("the zstd file is "), "{source}");
+        assert!(source.to_string().starts_with("the zstd frame is "), "{source}");
         match check(&files, Path::new("a"), ZSTD, &cursor, Depth::Quick) {
             Err(_) | Ok(Verdict::Intact { .. }) => {}
             other => panic!("{other:?}"),

@@ -82,7 +82,7 @@ impl Record {
     /// The file that the source is, or is in.
     pub(crate) fn source_file(&self) -> &Path {
         match self.encoding {
-            Encoding::Rows => self.source.parent().unwrap_or(&self.source),
+            Encoding::Rows | Encoding::Events => self.source.parent().unwrap_or(&self.source),
             Encoding::Plain | Encoding::Zstd => &self.source,
         }
     }

@@ -442,7 +442,7 @@ fn the_samples_of_real_agents_are_found_with_their_ids_and_directories() {
                     let content = zstd::stream::read::Decoder::new(file).unwrap();
                     content.take(262_144).read_to_end(&mut head).unwrap()
                 }
-                Encoding::Rows => panic!("a rollout is no database"),
+                Encoding::Rows | Encoding::Events => panic!("a rollout is no database"),
             };
             let facts = harness.facts(&candidate, &head);
             assert_eq!(facts.cwd.as_deref(), Some("/home/dev/works/cx.work"));

@@ -120,9 +120,22 @@ async fn try_compare(
     if record.encoding == Encoding::Rows {
         return compare_rows(adopter, key, record, held).await;
     }
+    if record.encoding == Encoding::Events {
+        // What was seen of the database at the last capture may be old.
+        let (databases, own) = (adopter.tools.databases.clone(), key.clone());
+        let path = record.source.clone();
+        databases.begin_look();
+        adopter.blocking.run(move || databases.untold(own.harness(), &path, false)).await?;
+    }
     let (files, path) = (adopter.tools.files.clone(), record.source.clone());
-    let stat = adopter.blocking.run(move || files.stat(&path)).await?;
+    let cursor = record.cursor.clone();
+    let look = move || Ok((files.stat(&path)?, source::is_whole(&*files, &path, &cursor)?));
+    let (stat, is_whole) = adopter.blocking.run(look).await.map_err(AdoptError::Source)?;
     let file = NewFile::of_record(record, stat);
+    if !is_whole {
+        let message = "its agent has put the beginning away: there is not all to compare with";
+        return note("source_gone", message);
+    }
     let Err(departed) = adopter.follow(&file, &held).await? else {
         let rules = held.manifest.rules.as_deref();
         if rules.is_some_and(|rules| rules != adopter.tools.redactor.rules_version()) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::OFlags;
@@ -44,6 +45,10 @@ const WORK_MAX: Duration = Duration::from_secs(60);
 
 /// Instructions of SQLite between two looks at the clock.
 const WORK_STEP: i32 = 100_000;
+
+/// Where SQLite itself tells of tables and columns.
+const SCHEMA: [&str; 4] =
+    ["sqlite_master", "sqlite_schema", "sqlite_sequence", "pragma_table_info"];
 
 /// What the file system says of a database, without opening anything. The same twice means that nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,8 +296,9 @@ impl Copy {
             .open(own)
     }
 
-    /// Opens the copy. Its index of the WAL is in memory, and closing it leaves both files as they are.
-    pub(super) fn open(&self) -> rusqlite::Result<Connection> {
+    /// Opens the copy, to read these tables and no others. Its index of the WAL is in memory, and closing it leaves both files
+    /// as they are.
+    pub(super) fn open(&self, readable: &'static [&'static str]) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(self.main(), flags)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -307,6 +313,11 @@ impl Copy {
         // The first read rolls a hot journal back; after that nothing writes.
         db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
         db.execute_batch("PRAGMA query_only = ON;")?;
+        let is_readable = move |table: &str| readable.contains(&table) || SCHEMA.contains(&table);
+        db.authorizer(Some(move |context: AuthContext<'_>| match context.action {
+            AuthAction::Read { table_name, .. } if !is_readable(table_name) => Authorization::Deny,
+            _ => Authorization::Allow,
+        }))?;
         Ok(db)
     }
 }

@@ -7,11 +7,16 @@
 
 mod copy;
 #[cfg(test)]
+mod event_tests;
+mod events;
+mod tables;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
+#[cfg(test)]
 use std::ops::ControlFlow;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -20,11 +25,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use self::copy::{Copy, Evidence, limit_work};
-use super::{Files, OsFiles, SourceError, SourceFile, Stat};
+use self::events::EventFile;
+pub(crate) use self::tables::{
+    About, EachLine, EachRow, Line, RowDigest, SessionRow, Tables, digest_of,
+};
+use super::{Cursor, EventMark, Files, OsFiles, SourceError, SourceFile, Stat};
 
 /// A database up to this size is compared row by row at every look that finds it changed: it costs some milliseconds. In a
 /// larger one only sessions are whose overview changed, and all of them when it has been quiet.
@@ -36,96 +43,6 @@ const WARM: Duration = Duration::from_secs(600);
 
 /// The copy of a database that has not changed for this long is removed: its text lies in one place less.
 const COPY_KEPT: Duration = Duration::from_secs(60);
-
-/// Bytes of a digest that are kept: no one who could choose rows gains anything from two with the same.
-pub(crate) const DIGEST_BYTES: usize = 16;
-
-/// Digest of a row as it is in the database, unredacted: it stays on this machine.
-pub(crate) type RowDigest = [u8; DIGEST_BYTES];
-
-/// What a database's row about a session says beside its messages. Redacted before it goes anywhere.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct About {
-    /// What its agent calls it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) title: Option<String>,
-    /// The model that it was begun with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) model: Option<String>,
-    /// Id of the session that it is a branch or a continuation of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) parent: Option<String>,
-    /// The branch of the working directory's repository.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) git_branch: Option<String>,
-    /// When its agent ended it, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) ended_at: Option<String>,
-    /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) end_reason: Option<String>,
-}
-
-impl About {
-    /// Whether it says nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == About::default()
-    }
-}
-
-/// A session as the overview shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SessionRow {
-    /// Its id, as it stands in the database.
-    pub(crate) id: String,
-    /// Working directory.
-    pub(crate) cwd: Option<String>,
-    /// When it began, RFC 3339.
-    pub(crate) started_at: Option<String>,
-    /// What else is known of it.
-    pub(crate) about: About,
-    /// Number of its rows.
-    pub(crate) rows: u64,
-    /// When the newest row was written, nanoseconds since the Unix epoch.
-    pub(crate) last_ns: i64,
-    /// Differs whenever the overview does.
-    pub(crate) overview: RowDigest,
-}
-
-/// What is done with a row: its id, its digest, and its line if that is wanted.
-pub(crate) type EachRow<'a> =
-    &'a mut dyn FnMut(i64, RowDigest, &dyn Fn() -> Vec<u8>) -> ControlFlow<()>;
-
-/// How a harness keeps sessions in a database: its tables, and what a row is as a line.
-pub(crate) trait Tables: Send + Sync + fmt::Debug {
-    /// All sessions. Must not read their rows.
-    fn sessions(&self, db: &Connection) -> rusqlite::Result<Vec<SessionRow>>;
-    /// The highest row id that the database ever gave, if it remembers: ids above it will be given again.
-    fn last_id(&self, db: &Connection) -> rusqlite::Result<Option<i64>>;
-    /// The rows of a session in ascending order of id, until told to stop.
-    fn rows(&self, db: &Connection, session: &str, each: EachRow<'_>) -> rusqlite::Result<()>;
-    /// The line that says that a row is gone.
-    fn tombstone(&self, session: &str, id: i64) -> Vec<u8>;
-    /// What a stored line, with its secrets replaced, is about.
-    fn read_line(&self, line: &[u8]) -> Option<Line>;
-    /// Whether a stored line is what the row says now, whichever rules its secrets were replaced by. `Some`: it is, and this is
-    /// the row's digest.
-    fn is_row(
-        &self,
-        db: &Connection,
-        session: &str,
-        line: &[u8],
-    ) -> rusqlite::Result<Option<RowDigest>>;
-}
-
-/// What a stored line is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Line {
-    /// The state of a row.
-    Row(i64),
-    /// That a row is gone.
-    Gone(i64),
-}
 
 /// The path of a session in a database: below the database's own, where no file can be.
 pub(crate) fn session_path(database: &Path, id: &str) -> PathBuf {
@@ -222,10 +139,10 @@ impl Databases {
         path: &Path,
     ) -> Result<Vec<SessionRow>, SourceError> {
         let tables = self.tables_of(harness, path)?;
-        let database = self.database(path);
+        let database = self.database(path, tables);
         let mut database = lock(&database);
         database.seen_in = 0;
-        self.refresh(&mut database, &**tables)?;
+        self.refresh(&mut database)?;
         let sessions = database.sessions.values().cloned().collect();
         database.note_given();
         database.drop_old_copy();
@@ -239,10 +156,10 @@ impl Databases {
         path: &Path,
     ) -> Result<Vec<SessionRow>, SourceError> {
         let tables = self.tables_of(harness, path)?;
-        let database = self.database(path);
+        let database = self.database(path, tables);
         let mut database = lock(&database);
         database.seen_in = 0;
-        self.refresh(&mut database, &**tables)?;
+        self.refresh(&mut database)?;
         let given = std::mem::take(&mut database.given);
         let new = |session: &&SessionRow| session.rows > 0 && !given.contains(&session.id);
         let sessions = database.sessions.values().filter(new).cloned().collect();
@@ -270,36 +187,64 @@ impl Databases {
         let missing = || SourceError::Missing(path.display().to_string());
         let tables = self.tables_of(harness, path)?;
         let (file, id) = session_of(path).ok_or_else(missing)?;
-        let database = self.database(file);
+        let database = self.database(file, tables);
         let mut database = lock(&database);
-        self.refresh(&mut database, &**tables)?;
+        self.refresh(&mut database)?;
         let session = database.sessions.get(&id).cloned().ok_or_else(missing)?;
         let stat = stat_of(path, &database, &session);
-        with(&mut View {
-            databases: self,
-            database: &mut database,
-            tables: &**tables,
-            session,
-            stat,
-        })
+        with(&mut View { databases: self, database: &mut database, session, stat })
+    }
+
+    /// Brings what is known of a session up to date, and says what the overview says of it now: `None` where its caller took
+    /// notice of that before ([`Databases::note_told`]), unless it wants it once more.
+    pub(crate) fn untold(
+        &self,
+        harness: &str,
+        path: &Path,
+        once_more: bool,
+    ) -> Result<Option<SessionRow>, SourceError> {
+        let missing = || SourceError::Missing(path.display().to_string());
+        let tables = self.tables_of(harness, path)?;
+        let (file, id) = session_of(path).ok_or_else(missing)?;
+        let database = self.database(file, tables);
+        let mut database = lock(&database);
+        self.refresh(&mut database)?;
+        let session = database.sessions.get(&id).ok_or_else(missing)?;
+        let known = !once_more && database.told.get(&id) == Some(&session.overview);
+        Ok((!known).then(|| session.clone()))
+    }
+
+    /// The caller has taken notice of an overview.
+    pub(crate) fn note_told(&self, path: &Path, session: &SessionRow) {
+        let known = path.parent().and_then(|file| lock(&self.known).get(file).cloned());
+        if let Some(database) = known {
+            lock(&database).told.insert(session.id.clone(), session.overview);
+        }
+    }
+
+    /// The events of a session as a file, if the path is one's.
+    fn event_file(&self, path: &Path, mark: Option<EventMark>) -> Option<Box<dyn SourceFile>> {
+        let (file, id) = session_of(path)?;
+        let database = lock(&self.known).get(file).cloned()?;
+        Some(Box::new(EventFile::new(self.files, path, id, database, mark)))
     }
 
     fn tables_of(&self, harness: &str, path: &Path) -> Result<&Arc<dyn Tables>, SourceError> {
         self.tables(harness).ok_or_else(|| SourceError::unfit(path, "a database of no known kind"))
     }
 
-    fn database(&self, path: &Path) -> Arc<Mutex<Database>> {
+    fn database(&self, path: &Path, tables: &Arc<dyn Tables>) -> Arc<Mutex<Database>> {
         let mut known = lock(&self.known);
         let database = known.entry(path.to_owned()).or_insert_with(|| {
             let name = hex(&digest_of(&[path.as_os_str().as_bytes()]));
             let copy = Copy::new(self.dir.join(name), self.free_bytes_min);
-            Arc::new(Mutex::new(Database::new(path.to_owned(), copy)))
+            Arc::new(Mutex::new(Database::new(path.to_owned(), tables.clone(), copy)))
         });
         database.clone()
     }
 
     /// Brings a database's overview up to date, unless that was done in this look or nothing changed.
-    fn refresh(&self, database: &mut Database, tables: &dyn Tables) -> Result<(), SourceError> {
+    fn refresh(&self, database: &mut Database) -> Result<(), SourceError> {
         let look = self.look.load(Ordering::Relaxed);
         if database.seen_in == look {
             return Ok(());
@@ -314,7 +259,7 @@ impl Databases {
             }
         };
         if !database.evidence.as_ref().is_some_and(|seen| seen.is_still(&now)) {
-            database.refresh(&self.files, tables)?;
+            database.refresh(&self.files)?;
             let paths = database.sessions.values().map(|session| {
                 let path = session_path(&database.path, &session.id);
                 let stat = stat_of(&path, database, session);
@@ -343,10 +288,14 @@ impl Drop for Databases {
     }
 }
 
-/// Sessions in databases are looked at through the same door as files, but only by name.
+/// Sessions in databases are looked at through the same door as files: by name, and those that are events also read.
 impl Files for Databases {
     fn open(&self, path: &Path) -> Result<Box<dyn SourceFile>, SourceError> {
-        self.files.open(path)
+        self.event_file(path, None).map_or_else(|| self.files.open(path), Ok)
+    }
+
+    fn open_at(&self, path: &Path, cursor: &Cursor) -> Result<Box<dyn SourceFile>, SourceError> {
+        self.event_file(path, cursor.events).map_or_else(|| self.files.open(path), Ok)
     }
 
     fn stat(&self, path: &Path) -> Result<Stat, SourceError> {
@@ -367,21 +316,12 @@ impl Files for Databases {
 
 /// What a session looks like from outside: an inode that no other session has, and times by its newest row.
 fn stat_of(path: &Path, database: &Database, session: &SessionRow) -> Stat {
-    let name = digest_of(&[path.as_os_str().as_bytes()]);
+    // Rows that were rewritten are looked at as a file that was put in the place of another.
+    let name = [path.as_os_str().as_bytes(), session.rewritten.as_deref().unwrap_or("").as_bytes()];
+    let name = digest_of(&name[..if session.rewritten.is_some() { 2 } else { 1 }]);
     let ino = u64::from_le_bytes(std::array::from_fn(|at| name[at])) | 1 << 63;
     let dev = database.evidence.as_ref().map_or(0, |evidence| evidence.main.dev);
     Stat { dev, ino, size: session.rows, mtime_ns: session.last_ns, ctime_ns: session.last_ns }
-}
-
-/// A digest of some pieces, such that no two lists of pieces have the same by being put together otherwise.
-pub(crate) fn digest_of(pieces: &[&[u8]]) -> RowDigest {
-    let mut sum = Sha256::new();
-    for piece in pieces {
-        sum.update((piece.len() as u64).to_le_bytes());
-        sum.update(piece);
-    }
-    let sum = sum.finalize();
-    std::array::from_fn(|at| sum[at])
 }
 
 fn hex(digest: &RowDigest) -> String {
@@ -391,6 +331,7 @@ fn hex(digest: &RowDigest) -> String {
 /// One database.
 struct Database {
     path: PathBuf,
+    tables: Arc<dyn Tables>,
     copy: Copy,
     /// The open copy. Closed before the copy changes.
     db: Option<Connection>,
@@ -406,6 +347,8 @@ struct Database {
     last_id: Option<i64>,
     sessions: BTreeMap<String, SessionRow>,
     compared: HashMap<String, Compared>,
+    /// Overviews of which the caller has taken notice.
+    told: HashMap<String, RowDigest>,
     /// Sessions that the finder was told of.
     given: HashSet<String>,
 }
@@ -421,9 +364,10 @@ struct Compared {
 }
 
 impl Database {
-    fn new(path: PathBuf, copy: Copy) -> Database {
+    fn new(path: PathBuf, tables: Arc<dyn Tables>, copy: Copy) -> Database {
         Database {
             path,
+            tables,
             copy,
             db: None,
             evidence: None,
@@ -434,14 +378,16 @@ impl Database {
             last_id: None,
             sessions: BTreeMap::new(),
             compared: HashMap::new(),
+            told: HashMap::new(),
             given: HashSet::new(),
         }
     }
 
-    fn refresh(&mut self, files: &dyn Files, tables: &dyn Tables) -> Result<(), SourceError> {
+    fn refresh(&mut self, files: &dyn Files) -> Result<(), SourceError> {
         self.close();
         self.evidence = None;
         let evidence = self.copy.refresh(files, &self.path)?;
+        let tables = self.tables.clone();
         let read = |db: &Connection| Ok((tables.sessions(db)?, tables.last_id(db)?));
         let (sessions, last_id) = self.ask(read).inspect_err(|_| {
             // What SQLite cannot read is not kept for a second try: the next copy may be better.
@@ -456,6 +402,7 @@ impl Database {
         }
         self.sessions = sessions;
         self.compared.retain(|id, _| self.sessions.contains_key(id));
+        self.told.retain(|id, _| self.sessions.contains_key(id));
         self.last_id = last_id;
         self.changed_at = Instant::now();
         self.evidence = Some(evidence);
@@ -469,10 +416,24 @@ impl Database {
     ) -> Result<T, SourceError> {
         let failed = |path: &Path, error| SourceError::database(path, error);
         if self.db.is_none() {
-            self.db = Some(self.copy.open().map_err(|error| failed(&self.path, error))?);
+            let opened = self.copy.open(self.tables.readable());
+            self.db = Some(opened.map_err(|error| failed(&self.path, error))?);
         }
         let db = self.db.as_ref().expect("it was opened just now");
         limit_work(db).and_then(|()| question(db)).map_err(|error| failed(&self.path, error))
+    }
+
+    /// As [`Database::ask`], also where the copy was removed meanwhile.
+    fn ask_again<T>(
+        &mut self,
+        files: &dyn Files,
+        question: impl FnOnce(&dyn Tables, &Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, SourceError> {
+        if !self.copy.is_there() {
+            self.refresh(files)?;
+        }
+        let tables = self.tables.clone();
+        self.ask(|db| question(&*tables, db))
     }
 
     fn close(&mut self) {
@@ -496,7 +457,6 @@ impl Database {
 pub(crate) struct View<'a> {
     databases: &'a Databases,
     database: &'a mut Database,
-    tables: &'a dyn Tables,
     session: SessionRow,
     stat: Stat,
 }
@@ -513,8 +473,8 @@ impl View<'_> {
     }
 
     /// What its harness knows of it.
-    pub(crate) fn tables(&self) -> &dyn Tables {
-        self.tables
+    pub(crate) fn tables(&self) -> Arc<dyn Tables> {
+        self.database.tables.clone()
     }
 
     /// The highest row id that the database ever gave, if it remembers.
@@ -544,13 +504,13 @@ impl View<'_> {
 
     /// Goes through the rows, in ascending order of id.
     pub(crate) fn rows(&mut self, each: EachRow<'_>) -> Result<(), SourceError> {
-        let (tables, id) = (self.tables, self.session.id.clone());
+        let (tables, id) = (self.tables(), self.session.id.clone());
         self.ask(|db| tables.rows(db, &id, each))
     }
 
     /// Whether a stored line is what its row says now.
     pub(crate) fn is_row(&mut self, line: &[u8]) -> Result<Option<RowDigest>, SourceError> {
-        let (tables, id) = (self.tables, self.session.id.clone());
+        let (tables, id) = (self.tables(), self.session.id.clone());
         self.ask(|db| tables.is_row(db, &id, line))
     }
 
@@ -573,7 +533,7 @@ impl View<'_> {
     ) -> Result<T, SourceError> {
         if !self.database.copy.is_there() {
             // It was quiet for a while. Whatever changed since, it is the state of now that is read.
-            self.database.refresh(&self.databases.files, self.tables)?;
+            self.database.refresh(&self.databases.files)?;
             let gone = || SourceError::Missing(self.database.path.display().to_string());
             self.session = self.database.sessions.get(&self.session.id).ok_or_else(gone)?.clone();
         }

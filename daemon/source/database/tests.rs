@@ -13,6 +13,10 @@ use super::*;
 struct Plain;
 
 impl Tables for Plain {
+    fn readable(&self) -> &'static [&'static str] {
+        &["t"]
+    }
+
     fn sessions(&self, db: &Connection) -> rusqlite::Result<Vec<SessionRow>> {
         let question = "SELECT s, count(*), max(id) FROM t GROUP BY s";
         let mut statement = db.prepare(question)?;
@@ -21,18 +25,12 @@ impl Tables for Plain {
             Ok(SessionRow {
                 overview: digest_of(&[&rows.to_le_bytes(), &last.to_le_bytes()]),
                 id,
-                cwd: None,
-                started_at: None,
-                about: About::default(),
                 rows: rows.unsigned_abs(),
                 last_ns: last,
+                ..SessionRow::default()
             })
         };
         statement.query_map([], session)?.collect()
-    }
-
-    fn last_id(&self, _db: &Connection) -> rusqlite::Result<Option<i64>> {
-        Ok(None)
     }
 
     fn rows(&self, db: &Connection, session: &str, each: EachRow<'_>) -> rusqlite::Result<()> {
@@ -45,18 +43,6 @@ impl Tables for Plain {
             }
         }
         Ok(())
-    }
-
-    fn tombstone(&self, _session: &str, _id: i64) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn read_line(&self, _line: &[u8]) -> Option<Line> {
-        None
-    }
-
-    fn is_row(&self, _: &Connection, _: &str, _: &[u8]) -> rusqlite::Result<Option<RowDigest>> {
-        Ok(None)
     }
 }
 
@@ -250,7 +236,8 @@ fn an_unchanged_database_costs_no_copy_and_a_quiet_one_keeps_none() {
     assert_eq!(kept.modified().unwrap(), made);
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(kept.permissions().mode() & 0o777, 0o600);
-    lock(&scene.databases.database(&scene.path)).changed_at = Instant::now() - COPY_KEPT;
+    let plain: Arc<dyn Tables> = Arc::new(Plain);
+    lock(&scene.databases.database(&scene.path, &plain)).changed_at = Instant::now() - COPY_KEPT;
     scene.databases.sessions("plain", &scene.path).unwrap();
     assert!(files_of(&scene.copies).is_empty(), "the copy of a quiet database is removed");
     assert_eq!(rows(&scene, "a").unwrap().len(), 1, "and made again where it is asked for");
