@@ -233,12 +233,23 @@ impl Drop for Home {
 
 /// All regular files below a directory with their content, sorted by path; links are not followed.
 pub(crate) fn files_below(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    files_below_where(dir, |_| true)
+}
+
+/// As [`files_below`]; files and directories that are not wanted are not read.
+pub(crate) fn files_below_where(
+    dir: &Path,
+    wanted: impl Fn(&Path) -> bool,
+) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_path_buf()];
     while let Some(dir) = dirs.pop() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for entry in entries.flatten() {
             let Ok(kind) = entry.file_type() else { continue };
+            if !wanted(&entry.path()) {
+                continue;
+            }
             if kind.is_dir() {
                 dirs.push(entry.path());
             } else if kind.is_file()

@@ -3,9 +3,9 @@
 //! Owns reading; knows neither parts nor manifests.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::home::files_below;
+use super::home::files_below_where;
 use super::oracle::snapshot;
 use super::s3::Client;
 use super::wait_for;
@@ -29,13 +29,15 @@ impl Objects {
     pub(crate) fn read(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         match self {
             Objects::Directory(root) => {
-                // Only whole names can be looked up in a directory; the rest of the prefix is compared.
+                // Only whole names can be looked up in a directory; the rest of the prefix is compared, before anything is read.
                 let (below, _) = prefix.rsplit_once('/').unwrap_or_default();
-                let files = files_below(&root.join(below)).into_iter();
                 let name =
-                    |path: PathBuf| path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                let objects = files.map(|(path, body)| (name(path), body));
-                objects.filter(|(key, _)| key.starts_with(prefix)).collect()
+                    |path: &Path| path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                let files = files_below_where(&root.join(below), |path| {
+                    let name = name(path);
+                    name.starts_with(prefix) || prefix.starts_with(&name)
+                });
+                files.into_iter().map(|(path, body)| (name(&path), body)).collect()
             }
             Objects::Bucket { client, project } => {
                 let whole = format!("{project}/{prefix}");
