@@ -29,7 +29,7 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(15);
 const BETWEEN_STEPS: Duration = Duration::from_millis(400);
 
 /// The longest pause between two looks into the bucket whether a session is all there.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(400);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(800);
 
 /// How large one life of a session grows, at least and at most. What a session has stays small beside the number of sessions,
 /// so that the last kill of a campaign meets as much as the first.
@@ -165,9 +165,13 @@ fn live(shared: &Shared, session: &Session, number: u64, rng: &mut fastrand::Rng
     let lives = rng.usize(1..=LIVES_MAX);
     let mut large = rng.usize(LIFE_BYTES.0..LIFE_BYTES.1);
     let mut is_moved = false;
-    while !shared.ended() {
+    // A session that has begun says something, whoever ends meanwhile: without a file there is none.
+    loop {
         session.lock().unwrap().burst(&shared.planted, 4, BETWEEN_WRITES);
         pace(rng, BETWEEN_BURSTS);
+        if shared.ended() {
+            return;
+        }
         let (size, life) = {
             let session = session.lock().unwrap();
             (session.size(), session.lives.len())

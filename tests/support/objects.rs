@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::home::files_below_where;
+use super::http::Failure;
 use super::oracle::snapshot;
 use super::s3::Client;
-use super::wait_for;
+use super::wait_until_ok;
 
 /// A `<bucket>/<project>`.
 #[derive(Debug, Clone)]
@@ -42,9 +43,13 @@ impl Objects {
             Objects::Bucket { client, project } => {
                 let whole = format!("{project}/{prefix}");
                 // A server may fail while something is deleted below what it lists.
-                let read = wait_for("the bucket to be listed and read", || {
-                    let listed = client.list(&whole).ok()?;
-                    client.get_all(listed.into_iter().map(|entry| entry.key).collect()).ok()
+                let mut read = Vec::new();
+                wait_until_ok("the bucket to be listed and read", || {
+                    let said = |why: Failure| why.to_string();
+                    let listed = client.list(&whole).map_err(said)?;
+                    let keys = listed.into_iter().map(|entry| entry.key).collect();
+                    read = client.get_all(keys).map_err(said)?;
+                    Ok(())
                 });
                 let mut objects: Vec<_> = read
                     .into_iter()
