@@ -5,6 +5,8 @@
 
 mod args;
 mod client;
+mod compact;
+mod events;
 mod failure;
 mod lines;
 mod page;
@@ -19,13 +21,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hyper::Method;
-use tracecraft::api::{Flushed, Progress, Session, SessionList, Status, exit, route};
+use tracecraft::api::{Flushed, Session, SessionList, Status, exit, route};
 
 use crate::args::{Args, Verb};
 use crate::client::{Client, LONG_TIMEOUT, QUICK_TIMEOUT, STATUS_TIMEOUT};
 use crate::failure::Failure;
-use crate::render::compact::Meter;
 use crate::terminal::{Output, Terminal};
 
 fn main() -> ExitCode {
@@ -74,7 +74,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         Verb::Show(show) => show::run(&client, &show, json, &terminal, &mut out).await?,
         Verb::Verify(verify) => verify::run(&client, &verify, json, &terminal, &mut out).await?,
         Verb::Compact { id, keep_tail } => {
-            compact(&client, &id, keep_tail, json, &terminal, &mut out).await?;
+            compact::run(&client, &id, keep_tail, json, &terminal, &mut out).await?;
         }
         Verb::Stop { id } => {
             let path = route::session(&id, route::STOP);
@@ -96,46 +96,6 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
     }
     out.flush()?;
     Ok(())
-}
-
-/// Follows the progress of a compaction to its outcome.
-async fn compact(
-    client: &Client,
-    id: &str,
-    keep_tail: usize,
-    json: bool,
-    terminal: &Terminal,
-    out: &mut Output,
-) -> Result<(), Failure> {
-    let path = format!("{}?keep_tail={keep_tail}", route::session(id, route::COMPACT));
-    let mut lines = client.stream(Method::POST, &path, LONG_TIMEOUT).await?.lines();
-    let meter = Meter::new(terminal.progress && !json);
-    while let Some(line) = lines.next().await? {
-        let event: Progress = serde_json::from_slice(&line).map_err(|error| {
-            Failure::failed(format!("the daemon's progress is not JSON: {error}"))
-        })?;
-        if json {
-            writeln!(out, "{}", render::json_line(&event))?;
-            out.flush()?;
-        }
-        match event {
-            Progress::Working { done_bytes, total_bytes } => meter.at(done_bytes, total_bytes),
-            Progress::Done { .. } => {
-                meter.end();
-                if !json {
-                    out.write_all(render::compact::outcome(&event).as_bytes())?;
-                }
-                return Ok(());
-            }
-            Progress::Failed { error } => {
-                meter.end();
-                // The stream has shown it to a program already.
-                return Err(Failure::refused(error).told(json));
-            }
-        }
-    }
-    Err(Failure::failed("the daemon went away before the compaction ended".into())
-        .hint("nothing is lost: the daemon finishes or undoes it at its next start"))
 }
 
 fn print(

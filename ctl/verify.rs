@@ -4,15 +4,16 @@
 
 use std::io::Write;
 
-use hyper::Method;
 use tracecraft::api::{Verifying, route};
 
 use crate::args::Verify;
-use crate::client::{Client, LONG_TIMEOUT};
+use crate::client::Client;
+use crate::events::Events;
 use crate::failure::Failure;
 use crate::render;
-use crate::render::verify::Meter;
+use crate::render::meter::Meter;
 use crate::terminal::{Output, Terminal};
+use crate::text;
 
 /// Asks, shows each session that is not fine as it comes, then the sums. Fails when anything is wrong or was not checked.
 pub(crate) async fn run(
@@ -28,25 +29,19 @@ pub(crate) async fn run(
         .map_or(route::VERIFY.into(), |id| route::session(id, route::VERIFY_SESSION));
     let (deep, repair) = (u8::from(verify.deep), u8::from(verify.repair));
     let path = format!("{path}?deep={deep}&repair={repair}");
-    let mut lines = client.stream(Method::POST, &path, LONG_TIMEOUT).await?.lines();
-    let meter = Meter::new(terminal.progress && !json);
-    while let Some(line) = lines.next().await? {
-        let event: Verifying = serde_json::from_slice(&line).map_err(|error| {
-            Failure::failed(format!("the daemon's progress is not JSON: {error}"))
-        })?;
-        if json {
-            writeln!(out, "{}", render::json_line(&event))?;
-            out.flush()?;
-        }
+    let mut events = Events::ask(client, &path, json).await?;
+    let meter = Meter::new(terminal.progress && !json, render::verify::METER);
+    while let Some(event) = events.next::<Verifying>(out).await? {
         match event {
             Verifying::Working { done_sessions, total_sessions, done_bytes } => {
-                meter.at(done_sessions, total_sessions, done_bytes);
+                meter.at(done_sessions, total_sessions);
+                meter.say(text::bytes(done_bytes));
             }
             Verifying::Session { session } => {
                 if !json {
                     // One that was asked for by name is told of, also when all is well.
-                    let text = render::verify::session(&session, verify.id.is_some(), terminal);
-                    meter.aside(|| out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
+                    let told = render::verify::session(&session, verify.id.is_some(), terminal);
+                    meter.aside(|| out.write_all(told.as_bytes()).and_then(|()| out.flush()))?;
                 }
             }
             Verifying::Done { sums } => {

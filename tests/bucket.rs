@@ -20,7 +20,7 @@ use crate::support::writers::Transcript;
 use crate::support::{wait_for_the_end_of, wait_until_ok};
 
 /// The most memory that a daemon may take while its store fails.
-const RESIDENT_MAX: u64 = 64 << 20;
+pub(crate) const RESIDENT_MAX: u64 = 64 << 20;
 
 /// The live sessions whose requests are counted, and their flush interval: the default.
 const COUNTED_SESSIONS: u64 = 10;
@@ -123,22 +123,6 @@ fn failing(name: &'static str, kind: ServerKind, length: Duration, kills: u32) -
 fn t36_t43_live_run_short_with_a_store_that_fails_a_third_of_all_requests() {
     let length = Duration::from_secs(20);
     let setting = failing("bucket_live_run_short", ServerKind::S3sFs, length, 4);
-    setting.into_iter().for_each(live::run);
-}
-
-#[test]
-#[ignore = "the campaign of two minutes; .ci runs it"]
-fn t36_t43_bucket_live_run_with_a_store_that_fails_a_third_of_all_requests() {
-    let length = seconds("TRACECRAFT_LIVE_SECONDS", 120);
-    let setting = failing("bucket_live_run", ServerKind::S3sFs, length, 20);
-    setting.into_iter().for_each(live::run);
-}
-
-#[test]
-#[ignore = "a campaign for a server that takes long to build"]
-fn t36_t43_garage_live_run_with_a_store_that_fails_a_third_of_all_requests() {
-    let length = seconds("TRACECRAFT_LIVE_SECONDS", 120);
-    let setting = failing("garage_live_run", ServerKind::Garage, length, 20);
     setting.into_iter().for_each(live::run);
 }
 

@@ -29,6 +29,7 @@ const SCHEMA: &str = "
 pub(crate) const SESSION: &str = "20260102_030405_abcdef";
 
 /// A writer to the database of a profile.
+#[derive(Debug)]
 pub(crate) struct Hermes {
     pub(crate) path: PathBuf,
     pub(crate) db: Connection,
@@ -102,6 +103,22 @@ pub(crate) fn steps() -> Vec<String> {
         "VACUUM".to_owned(),
         format!("INSERT INTO messages (session_id, role, content, timestamp) VALUES ('{SESSION}', 'user', 'last', 8)"),
     ]
+}
+
+/// One of the things that Hermes does to a session that has rows: writes, marks, deletes and replaces.
+pub(crate) fn any_step(rng: &mut fastrand::Rng, session: &str, number: usize) -> String {
+    let is = format!("WHERE session_id = '{session}'");
+    let insert = "INSERT INTO messages (session_id, role, content, timestamp)";
+    let add = format!("{insert} VALUES ('{session}', 'assistant', 'n{number}', {number}.5);");
+    let newest = format!("{is} AND id = (SELECT max(id) FROM messages {is})");
+    match rng.u8(0..10) {
+        0..5 => add,
+        5 => format!("UPDATE messages SET api_content = 'sent {number}' {newest}"),
+        6 => format!("UPDATE messages SET active = 1 - active {newest}"),
+        7 => format!("BEGIN; UPDATE messages SET active = 0, compacted = 1 {is}; {add} COMMIT"),
+        8 => format!("BEGIN; DELETE FROM messages {is}; {add} {add} COMMIT"),
+        _ => "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
+    }
 }
 
 /// What a line of a log says of its row, as [`Hermes::rows`] has it; `None` of a tombstone.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::bucket::behind_a_proxy;
-use crate::hermes::{Hermes, SESSION, folded, log, steps, told};
+use crate::hermes::{Hermes, SESSION, any_step, folded, log, steps, told};
 use crate::once;
 use crate::support::bucket::Kind as ServerKind;
 use crate::support::daemon::{Daemon, ctl, ctl_ok};
@@ -75,21 +75,10 @@ impl History {
 /// Writes, marks, deletes and replaces rows for a while, as an agent that knows of no daemon.
 fn work(hermes: &Hermes, history: &mut History, seed: u64, looks: &AtomicUsize) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let is = format!("WHERE session_id = '{SESSION}'");
-    let insert = "INSERT INTO messages (session_id, role, content, timestamp)";
     let mut number = 0;
     while number < TRANSACTIONS || looks.load(Ordering::Relaxed) < LOOKS {
         number += 1;
-        let add = format!("{insert} VALUES ('{SESSION}', 'assistant', 'n{number}', {number}.5);");
-        let newest = format!("{is} AND id = (SELECT max(id) FROM messages {is})");
-        let step = match rng.u8(0..10) {
-            0..5 => add,
-            5 => format!("UPDATE messages SET api_content = 'sent {number}' {newest}"),
-            6 => format!("UPDATE messages SET active = 1 - active {newest}"),
-            7 => format!("BEGIN; UPDATE messages SET active = 0, compacted = 1 {is}; {add} COMMIT"),
-            8 => format!("BEGIN; DELETE FROM messages {is}; {add} {add} COMMIT"),
-            _ => "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
-        };
+        let step = any_step(&mut rng, SESSION, number);
         hermes.step(&step);
         history.note(hermes.rows(SESSION));
         pace(&mut rng, BETWEEN_TRANSACTIONS);

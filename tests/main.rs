@@ -1,9 +1,9 @@
 //! Table of contents of the tests: one file a kind of promise, all of them kept by the real binaries.
 //!
 //! They know the documented interface (flags, files, exit codes, the bucket's layout) and nothing of the code behind it.
-//! Long campaigns are `#[ignore]`d: `cargo test --test main -- --ignored live_run` and so on. `TRACECRAFT_SAMPLES` names the
-//! folder of sample transcripts; `TRACECRAFT_SEED` repeats a campaign; `TRACECRAFT_LIVE_SECONDS` sets its length. What needs an
-//! S3 server finds it as `support/bucket.rs` says, and is skipped where there is none.
+//! Long campaigns are `#[ignore]`d: `tests/campaign`, `cargo test --test main -- --ignored memory` and so on. `TRACECRAFT_SAMPLES`
+//! names the folder of sample transcripts; `TRACECRAFT_SEED` repeats a campaign. What needs an S3 server finds it as
+//! `support/bucket.rs` says, and is skipped where there is none.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 #![allow(
     clippy::print_stdout,
@@ -21,6 +21,8 @@ mod bad_input;
 mod bucket;
 mod bucket_kill;
 mod bucket_refusals;
+mod campaign;
+mod crowd;
 mod ctl;
 mod format;
 mod hermes;

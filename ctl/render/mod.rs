@@ -4,6 +4,7 @@
 
 pub(crate) mod compact;
 pub(crate) mod list;
+pub(crate) mod meter;
 pub(crate) mod session;
 pub(crate) mod status;
 pub(crate) mod verify;

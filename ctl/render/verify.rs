@@ -1,54 +1,13 @@
 //! `verify`: a line of progress on standard error, sessions with findings as they come, the sums at the end.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracecraft::api::{Finding, Verdict, Verified, VerifiedSums, Weight};
 
 use crate::failure::Failure;
 use crate::terminal::{Ink, Terminal};
 use crate::text;
 
-/// The bar, or nothing where there is no terminal.
-pub(crate) struct Meter(Option<ProgressBar>);
-
-impl Meter {
-    /// Drawn when the first progress comes.
-    pub(crate) fn new(visible: bool) -> Meter {
-        if !visible {
-            return Meter(None);
-        }
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template(
-            "verifying {wide_bar} {pos} of {len} sessions, {msg} read",
-        )
-        .expect("the template has only known names");
-        bar.set_style(style);
-        Meter(Some(bar))
-    }
-
-    /// So many of so many sessions, and so many bytes.
-    pub(crate) fn at(&self, done_sessions: u64, total_sessions: u64, done_bytes: u64) {
-        if let Some(bar) = &self.0 {
-            bar.set_length(total_sessions);
-            bar.set_position(done_sessions);
-            bar.set_message(text::bytes(done_bytes));
-        }
-    }
-
-    /// Has something printed while the bar is away.
-    pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
-        match &self.0 {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
-    }
-
-    /// Takes the bar away, so that what follows has the line.
-    pub(crate) fn end(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
-}
+/// What the bar shows while it works.
+pub(crate) const METER: &str = "verifying {wide_bar} {pos} of {len} sessions, {msg} read";
 
 /// A session with what was found. One with which all is well is left out, unless it was asked for by name (`asked`); then
 /// notes are told, too.

@@ -11,8 +11,8 @@ use super::kin::Kin;
 use super::{DISK_RETRY, Done, Engine, SESSION_RETRY, chain};
 use crate::mirror::manifest::Failure;
 use crate::part::{ManifestError, SessionKey};
-use crate::source::{self, Cursor, Depth, SourceError, Verdict};
-use crate::state::{Change, Record, Totals};
+use crate::source::{self, Depth, SourceError, Verdict};
+use crate::state::{Change, Record};
 use crate::store::StoreError;
 
 /// Adoptions at a time: each holds a chunk of its source.
@@ -337,26 +337,12 @@ impl Engine {
     }
 
     fn new_record(&self, file: &NewFile) -> Record {
+        let started_at = file.facts.started_at.clone().unwrap_or_else(|| self.now_text());
+        let candidate = &file.candidate;
         Record {
-            source: file.candidate.path.clone(),
-            encoding: file.candidate.encoding,
             cwd: file.facts.cwd.clone(),
-            started_at: file.facts.started_at.clone().unwrap_or_else(|| self.now_text()),
-            cursor: Cursor::start(file.stat),
-            next_seq: 0,
-            pending: Vec::new(),
-            totals: Totals::default(),
-            named_bytes: 0,
-            ended_at: None,
-            about: Default::default(),
             archived: file.archived(),
-            gone: false,
-            stopped: false,
-            superseded: false,
-            reason: None,
-            manifest_due: false,
-            compaction: None,
-            leaving: None,
+            ..Record::new(candidate.path.clone(), candidate.encoding, started_at, file.stat)
         }
     }
 

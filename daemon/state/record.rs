@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::part::{PartEntry, PartName, SessionKey};
 use crate::redact::Counts;
 use crate::source::database::About;
-use crate::source::{Cursor, Encoding};
+use crate::source::{Cursor, Encoding, Stat};
 
 /// One generation of one session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +79,36 @@ pub(crate) struct Leaving {
 }
 
 impl Record {
+    /// Of a session of which nothing is captured yet.
+    pub(crate) fn new(
+        source: PathBuf,
+        encoding: Encoding,
+        started_at: String,
+        stat: Stat,
+    ) -> Record {
+        Record {
+            source,
+            encoding,
+            cwd: None,
+            started_at,
+            cursor: Cursor::start(stat),
+            next_seq: 0,
+            pending: Vec::new(),
+            totals: Totals::default(),
+            named_bytes: 0,
+            ended_at: None,
+            about: About::default(),
+            archived: false,
+            gone: false,
+            stopped: false,
+            superseded: false,
+            reason: None,
+            manifest_due: false,
+            compaction: None,
+            leaving: None,
+        }
+    }
+
     /// The file that the source is, or is in.
     pub(crate) fn source_file(&self) -> &Path {
         match self.encoding {

@@ -39,6 +39,17 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// The one that a person calls so.
+    pub(crate) fn named(name: &str) -> Option<Kind> {
+        match name {
+            "s3s-fs" => Some(Kind::S3sFs),
+            "moto" => Some(Kind::Moto),
+            "garage" => Some(Kind::Garage),
+            "environment" => Some(Kind::Environment),
+            _ => None,
+        }
+    }
+
     /// The region that the server believes to be in.
     fn region(self) -> &'static str {
         if self == Kind::Garage { "garage" } else { "us-east-1" }
@@ -174,9 +185,14 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// `TRACECRAFT_KEEP` set: what the server of a failed test stored stays for a look.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() && env::var_os("TRACECRAFT_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            println!("kept: {}", self.dir.path().display());
+        }
     }
 }
 

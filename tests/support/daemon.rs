@@ -65,6 +65,11 @@ impl Daemon {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The same, where no daemon is left to ask.
+    pub(crate) fn said_in(home: &Home) -> String {
+        String::from_utf8_lossy(&fs::read(log_file(home.path())).unwrap_or_default()).into_owned()
+    }
+
     /// The exit status, if it has ended.
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()

@@ -180,21 +180,30 @@ impl Home {
 
 /// Runs a program that has to end by itself. One that does not is killed, and the test fails with what it said.
 pub(crate) fn run(command: &mut Command) -> Output {
-    try_run(command).unwrap_or_else(|why| panic!("{command:?}: {why}"))
+    run_within(command, RUN_MAX)
+}
+
+/// The same for work that takes longer.
+pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Output {
+    try_run_within(command, limit).unwrap_or_else(|why| panic!("{command:?}: {why}"))
 }
 
 /// Like [`run`]; fails when the program cannot be started at all.
 pub(crate) fn try_run(command: &mut Command) -> std::io::Result<Output> {
+    try_run_within(command, RUN_MAX)
+}
+
+fn try_run_within(command: &mut Command, limit: Duration) -> std::io::Result<Output> {
     let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?);
     let mut child = command.spawn()?;
-    let ended = super::try_wait_for(RUN_MAX, || child.try_wait().unwrap());
+    let ended = super::try_wait_for(limit, || child.try_wait().unwrap());
     if ended.is_none() {
         child.kill()?;
     }
     let status = child.wait()?;
     let output = Output { status, stdout: content_of(out)?, stderr: content_of(err)? };
-    assert!(ended.is_some(), "{command:?} did not end within {RUN_MAX:?}: {}", said(&output));
+    assert!(ended.is_some(), "{command:?} did not end within {limit:?}: {}", said(&output));
     Ok(output)
 }
 
@@ -233,12 +242,23 @@ impl Drop for Home {
 
 /// All regular files below a directory with their content, sorted by path; links are not followed.
 pub(crate) fn files_below(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    files_below_where(dir, |_| true)
+}
+
+/// As [`files_below`]; files and directories that are not wanted are not read.
+pub(crate) fn files_below_where(
+    dir: &Path,
+    wanted: impl Fn(&Path) -> bool,
+) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_path_buf()];
     while let Some(dir) = dirs.pop() {
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for entry in entries.flatten() {
             let Ok(kind) = entry.file_type() else { continue };
+            if !wanted(&entry.path()) {
+                continue;
+            }
             if kind.is_dir() {
                 dirs.push(entry.path());
             } else if kind.is_file()

@@ -3,12 +3,13 @@
 //! Owns reading; knows neither parts nor manifests.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::home::files_below;
+use super::home::files_below_where;
+use super::http::Failure;
 use super::oracle::snapshot;
 use super::s3::Client;
-use super::wait_for;
+use super::wait_until_ok;
 
 /// A `<bucket>/<project>`.
 #[derive(Debug, Clone)]
@@ -29,20 +30,26 @@ impl Objects {
     pub(crate) fn read(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         match self {
             Objects::Directory(root) => {
-                // Only whole names can be looked up in a directory; the rest of the prefix is compared.
+                // Only whole names can be looked up in a directory; the rest of the prefix is compared, before anything is read.
                 let (below, _) = prefix.rsplit_once('/').unwrap_or_default();
-                let files = files_below(&root.join(below)).into_iter();
                 let name =
-                    |path: PathBuf| path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                let objects = files.map(|(path, body)| (name(path), body));
-                objects.filter(|(key, _)| key.starts_with(prefix)).collect()
+                    |path: &Path| path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                let files = files_below_where(&root.join(below), |path| {
+                    let name = name(path);
+                    name.starts_with(prefix) || prefix.starts_with(&name)
+                });
+                files.into_iter().map(|(path, body)| (name(&path), body)).collect()
             }
             Objects::Bucket { client, project } => {
                 let whole = format!("{project}/{prefix}");
                 // A server may fail while something is deleted below what it lists.
-                let read = wait_for("the bucket to be listed and read", || {
-                    let listed = client.list(&whole).ok()?;
-                    client.get_all(listed.into_iter().map(|entry| entry.key).collect()).ok()
+                let mut read = Vec::new();
+                wait_until_ok("the bucket to be listed and read", || {
+                    let said = |why: Failure| why.to_string();
+                    let listed = client.list(&whole).map_err(said)?;
+                    let keys = listed.into_iter().map(|entry| entry.key).collect();
+                    read = client.get_all(keys).map_err(said)?;
+                    Ok(())
                 });
                 let mut objects: Vec<_> = read
                     .into_iter()

@@ -90,7 +90,12 @@ pub(crate) struct Plan {
 impl Plan {
     /// A third of all requests fails, in three ways.
     pub(crate) fn a_third() -> Plan {
-        let (share, delay_max) = (1.0 / 9.0, Duration::from_millis(80));
+        Plan::share(1.0 / 3.0)
+    }
+
+    /// A share of all requests fails, in three ways.
+    pub(crate) fn share(of_all: f64) -> Plan {
+        let (share, delay_max) = (of_all / 3.0, Duration::from_millis(80));
         Plan { slow_down: share, cut_before: share, lost_after: share, delayed: 0.1, delay_max }
     }
 }

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::world::World;
-use super::{Play, oracle};
+use super::{Play, oracle, remote};
 use crate::api::Progress;
 use crate::durable::Disk;
 use crate::mirror::handle::Mirror;
@@ -18,16 +17,7 @@ use crate::store::memory::{MemoryStore, OpKind, StoreFault};
 const A_WHILE: Duration = Duration::from_secs(200);
 
 fn played(case: impl AsyncFnOnce(&mut Play) -> Result<(), String>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without drivers");
-    let (world, _) = World::remote(Duration::from_secs(1));
-    runtime.block_on(async {
-        let mut play = Play { world, process: None, second: None, log: Vec::new(), verbose: false };
-        case(&mut play).await.unwrap();
-    });
+    remote::play(Duration::from_secs(1), async |play, _| case(play).await.unwrap());
 }
 
 fn store(play: &Play) -> MemoryStore {

@@ -8,6 +8,7 @@ mod cases;
 mod oracle;
 mod others;
 mod outages;
+mod remote;
 mod requests;
 mod world;
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Play;
-use super::world::World;
+use super::{Play, remote};
 use crate::api::Progress;
 use crate::mirror::handle::Mirror;
 use crate::store::ErrorKind;
@@ -19,16 +18,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = SECOND;
 
 fn play(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without drivers");
-    runtime.block_on(async {
-        let (mut world, store) = World::remote(INTERVAL);
-        world.retries = true;
-        let mut play = Play { world, process: None, second: None, log: vec![], verbose: false };
-        test(&mut play, store).await;
+    remote::play(INTERVAL, async |play, store| {
+        play.world.retries = true;
+        test(play, store).await;
     });
 }
 
@@ -49,20 +41,12 @@ fn always(store: &MemoryStore, fault: StoreFault) {
     store.set_hook(Box::new(move |_| fault));
 }
 
-/// Each session gets a record before each look.
 async fn live(play: &mut Play, sessions: usize, looks: u32) {
-    for _ in 0..looks {
-        (0..sessions).for_each(|number| play.world.append_to(number));
-        play.run(INTERVAL).await.unwrap();
-    }
-}
-
-fn is_part(key: &str) -> bool {
-    key.contains("/part-")
+    remote::live(play, INTERVAL, sessions, looks).await;
 }
 
 fn parts(store: &MemoryStore) -> usize {
-    store.objects().keys().filter(|key| is_part(key)).count()
+    remote::parts(store).len()
 }
 
 /// Parts that wait, as the recorder tells.
@@ -191,15 +175,7 @@ fn t36_a_compaction_gets_done_while_every_third_request_fails() {
         assert!(parts(&store) >= 90);
         a_third(&store);
         let began = Instant::now();
-        let compact = async |mirror: Mirror| {
-            let mut progress = mirror.compact("s0".into(), 0).await;
-            let mut last = None;
-            while let Some(step) = progress.recv().await {
-                last = Some(step);
-            }
-            last
-        };
-        let last = play.ask(Duration::from_secs(600), compact).await.unwrap().flatten();
+        let last = remote::compact(play, Duration::from_secs(600)).await;
         println!("{last:?} after {} s", began.elapsed().as_secs());
         assert!(matches!(last, Some(Progress::Done { .. })), "{last:?}");
         play.run(SECOND).await.unwrap();

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::world::World;
-use super::{Mirror, Play};
+use super::{Mirror, Play, remote};
 use crate::api::Progress;
 use crate::store::ErrorKind;
 use crate::store::memory::{MemoryStore, Op, OpKind, StoreFault};
@@ -36,25 +35,11 @@ impl Requests {
 }
 
 fn play(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without drivers");
-    runtime.block_on(async {
-        let (world, store) = World::remote(INTERVAL);
-        let mut play = Play { world, process: None, second: None, log: vec![], verbose: false };
-        test(&mut play, store).await;
-    });
+    remote::play(INTERVAL, test);
 }
 
 async fn live(play: &mut Play, sessions: usize, intervals: u32) {
-    for _ in 0..intervals {
-        for number in 0..sessions {
-            play.world.append_to(number);
-        }
-        play.run(INTERVAL).await.unwrap();
-    }
+    remote::live(play, INTERVAL, sessions, intervals).await;
 }
 
 #[test]
@@ -96,23 +81,12 @@ fn where_deleting_is_refused_compaction_is_off_and_says_so() {
             OpKind::Delete => StoreFault::FailBefore(ErrorKind::Denied),
             _ => StoreFault::None,
         }));
-        let before = store.objects();
+        let before = remote::parts(&store);
         for _ in 0..2 {
-            let compact = async |mirror: Mirror| {
-                let mut progress = mirror.compact("s0".into(), 0).await;
-                let mut last = None;
-                while let Some(step) = progress.recv().await {
-                    last = Some(step);
-                }
-                last
-            };
-            let last = play.ask(Duration::from_secs(60), compact).await.unwrap().flatten();
+            let last = remote::compact(play, Duration::from_secs(60)).await;
             assert!(matches!(last, Some(Progress::Failed { .. })), "{last:?}");
         }
-        let parts = |objects: &std::collections::BTreeMap<String, bytes::Bytes>| {
-            objects.keys().filter(|key| key.contains("/part-")).cloned().collect::<Vec<_>>()
-        };
-        assert_eq!(parts(&before), parts(&store.objects()));
+        assert_eq!(before, remote::parts(&store));
         let status = play.ask(Duration::from_secs(5), async |m: Mirror| m.status().await).await;
         let status = status.unwrap().unwrap().unwrap();
         assert_eq!(status.remote.unwrap().deletes, Some(false));
@@ -128,15 +102,11 @@ fn where_deleting_is_refused_compaction_is_off_and_says_so() {
 fn a_compaction_takes_in_what_no_manifest_names_yet() {
     play(async |play, store| {
         live(play, 1, 4).await;
-        let unnamed = store.objects().keys().filter(|key| key.contains("/part-")).count();
+        let unnamed = remote::parts(&store).len();
         assert!(unnamed >= 3, "{unnamed} parts");
         assert!(!store.objects().contains_key("sessions/codex/s0/meta.json"), "not named yet");
-        let compact = async |mirror: Mirror| {
-            let mut progress = mirror.compact("s0".into(), 0).await;
-            while progress.recv().await.is_some() {}
-        };
-        play.ask(Duration::from_secs(60), compact).await.unwrap();
-        let left = store.objects().keys().filter(|key| key.contains("/part-")).count();
+        remote::compact(play, Duration::from_secs(60)).await;
+        let left = remote::parts(&store).len();
         assert_eq!(left, 1, "{:?}", store.objects().keys());
     });
 }

@@ -62,8 +62,7 @@ pub(super) async fn compare(
         }
     }
     let message = "could not be compared: it changed while it was read";
-    let source = record.source_file().to_string_lossy();
-    seen.findings.push(finding("source_busy", Weight::Unchecked, &source, message));
+    seen.findings.push(of_source(record, "source_busy", Weight::Unchecked, message));
     seen
 }
 
@@ -88,19 +87,21 @@ fn is_passing(error: &AdoptError) -> bool {
     }
 }
 
+/// Something about the source itself: what is stored is not at fault.
+fn of_source(record: &Record, code: &str, weight: Weight, message: &str) -> Finding {
+    finding(code, weight, &record.source_file().to_string_lossy(), message)
+}
+
 fn excuse(record: &Record, error: AdoptError) -> Finding {
-    let source = record.source_file().to_string_lossy().into_owned();
     match error {
-        AdoptError::Source(SourceError::Missing(_)) => finding(
-            "source_gone",
-            Weight::Note,
-            &source,
-            "is gone: there is no source to compare with",
-        ),
+        AdoptError::Source(SourceError::Missing(_)) => {
+            let message = "is gone: there is no source to compare with";
+            of_source(record, "source_gone", Weight::Note, message)
+        }
         AdoptError::Store(Failure::Store(error)) => unreachable(&error),
         other => {
             let message = format!("could not be compared: {}", chain(&other));
-            finding("source_unreadable", Weight::Unchecked, &source, &message)
+            of_source(record, "source_unreadable", Weight::Unchecked, &message)
         }
     }
 }
@@ -111,8 +112,7 @@ async fn try_compare(
     record: &Record,
     held: Held,
 ) -> Result<Finding, AdoptError> {
-    let source = record.source_file().to_string_lossy().into_owned();
-    let note = |code: &str, message: &str| Ok(finding(code, Weight::Note, &source, message));
+    let note = |code: &str, message: &str| Ok(of_source(record, code, Weight::Note, message));
     if record.superseded {
         let message = "was rewritten or given up since: there is nothing to compare with";
         return note("source_rewritten", message);
@@ -194,7 +194,6 @@ async fn compare_rows(
     record: &Record,
     held: Held,
 ) -> Result<Finding, AdoptError> {
-    let source = record.source_file().to_string_lossy().into_owned();
     let file = NewFile::of_record(record, record.cursor.stat);
     // What was seen of the database at the last capture may be old.
     adopter.tools.databases.begin_look();
@@ -216,7 +215,7 @@ async fn compare_rows(
     let (ledger, rows) = adopter.blocking.run(read).await?;
     let Some(ledger) = ledger else {
         let message = "its rows were not compared: which of them are captured is being learned";
-        return Ok(finding("source_busy", Weight::Unchecked, &source, message));
+        return Ok(of_source(record, "source_busy", Weight::Unchecked, message));
     };
     let differs = |id: &i64, mark: &Mark| match mark {
         Mark::Captured(digest) => {
@@ -232,12 +231,8 @@ async fn compare_rows(
         .map(|(id, _)| id.to_string())
         .collect();
     if wrong_rows.is_empty() {
-        return Ok(finding(
-            "source_equal",
-            Weight::Note,
-            &source,
-            "equals what is stored: the last state of each row",
-        ));
+        let message = "equals what is stored: the last state of each row";
+        return Ok(of_source(record, "source_equal", Weight::Note, message));
     }
     let shown = wrong_rows.iter().take(ROWS_TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");
     let message = format!(

@@ -12,7 +12,7 @@ use super::check::{Contents, Meter, Seen, Subject};
 use super::*;
 use crate::durable::memory::MemoryDisk;
 use crate::part::{Manifest, PartEntry, PartName, digest_of};
-use crate::source::{Cursor, Encoding, Stat};
+use crate::source::{Encoding, Stat};
 use crate::state::{Compaction, Leaving, PendingPart, Totals};
 use crate::store::ErrorKind;
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
@@ -60,26 +60,13 @@ impl Case {
             assert!(manifest.name_part(entry));
         }
         manifest.rules = Some("1".into());
+        let stat = Stat { dev: 0, ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 };
+        let began = "2026-01-02T03:04:05Z".to_owned();
         let record = Record {
-            source: "/agent/s.jsonl".into(),
-            encoding: Encoding::Plain,
-            cwd: None,
-            started_at: "2026-01-02T03:04:05Z".into(),
-            cursor: Cursor::start(Stat { dev: 0, ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 }),
             next_seq: 3,
-            pending: Vec::new(),
             totals: Totals { parts: 3, bytes: manifest.bytes(), ..Totals::default() },
             named_bytes: manifest.bytes(),
-            ended_at: None,
-            about: Default::default(),
-            archived: false,
-            gone: false,
-            stopped: false,
-            superseded: false,
-            reason: None,
-            manifest_due: false,
-            compaction: None,
-            leaving: None,
+            ..Record::new("/agent/s.jsonl".into(), Encoding::Plain, began, stat)
         };
         let entries = manifest.parts.clone();
         let case = Case { store, record: Some(record), entries, compacting: false };
