@@ -16,7 +16,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
-use self::waiting::bytes_before;
 use self::walk::Walked;
 use crate::durable::Blocking;
 use crate::harness::{Candidate, Facts, Standing};
@@ -156,11 +155,7 @@ impl Adopter {
         }
         let mut records = Vec::new();
         for one in &mut held {
-            if !one.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &one.key, None, None, &one.unnamed);
-                one.manifest = named.await?.manifest;
-            }
-            let record = self.record(file, one, Cursor::start(file.stat));
+            let record = self.record(file, one, Cursor::start(file.stat)).await?;
             records.push((one.key.clone(), Record { superseded: true, ..record }));
         }
         let newest = records.len() - 1;
@@ -192,12 +187,8 @@ impl Adopter {
         for key in generations {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
             let mut held = self.held(key.clone(), own).await?;
-            if !held.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &key, None, None, &held.unnamed);
-                held.manifest = named.await?.manifest;
-            }
             let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
-            let record = self.record(&file, &held, Cursor::start(file.stat));
+            let record = self.record(&file, &mut held, Cursor::start(file.stat)).await?;
             records.push((key, Record { gone: true, superseded: true, archived: false, ..record }));
         }
         Ok(Adopted { records })
@@ -226,9 +217,21 @@ impl Adopter {
         (key.with_generation(key.generation() + 1), record)
     }
 
-    pub(super) fn record(&self, file: &NewFile, held: &Held, cursor: Cursor) -> Record {
+    /// The record of what is held, once all of it that is stored is named.
+    pub(super) async fn record(
+        &self,
+        file: &NewFile,
+        held: &mut Held,
+        cursor: Cursor,
+    ) -> Result<Record, AdoptError> {
+        // Before the manifest is read again: what another writer names meanwhile is not what this one goes on behind.
+        let named_bytes = held.bytes_before(&held.waiting);
+        if !held.unnamed.is_empty() {
+            let named = manifest::name_parts(&*self.store, &held.key, None, None, &held.unnamed);
+            held.manifest = named.await?.manifest;
+        }
         let manifest = &held.manifest;
-        Record {
+        Ok(Record {
             source: file.candidate.path.clone(),
             encoding: file.candidate.encoding,
             cwd: file.facts.cwd.clone().or(manifest.cwd.clone()),
@@ -241,7 +244,7 @@ impl Adopter {
             next_seq: held.next_seq,
             pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
-            named_bytes: bytes_before(manifest, &held.waiting),
+            named_bytes,
             ended_at: manifest.ended_at.clone(),
             about: Default::default(),
             archived: file.archived(),
@@ -252,7 +255,7 @@ impl Adopter {
             manifest_due: false,
             compaction: None,
             leaving: None,
-        }
+        })
     }
 
     /// Reads what the store has of a generation and puts the outbox's parts behind it.
