@@ -52,6 +52,8 @@ pub(super) struct Held {
     /// Parts in the outbox that go on where the objects end.
     pub(super) waiting: Vec<PendingPart>,
     next_seq: u32,
+    /// Whether parts are there whose numbers are given to others, and whose bytes the named parts do not hold.
+    has_strays: bool,
 }
 
 impl Held {
@@ -154,7 +156,13 @@ impl Adopter {
             }
         }
         let mut records = Vec::new();
-        for one in &mut held {
+        for (at, one) in held.iter_mut().enumerate() {
+            // Where another writer has yet to notice that it came second, what seems to follow the named parts may be its own
+            // next part: only the source can tell.
+            let is_met = followed.as_ref().is_some_and(|(met, _)| *met == at);
+            if one.has_strays && !is_met && one.waiting.is_empty() {
+                one.unnamed.clear();
+            }
             let record = self.record(file, one, Cursor::start(file.stat)).await?;
             records.push((one.key.clone(), Record { superseded: true, ..record }));
         }
@@ -287,7 +295,7 @@ impl Adopter {
             end = entry.cursor_range.map(|[_, end]| end);
             unnamed.push(entry);
         }
-        self.sweep_leftovers(&key, &manifest, &listed).await?;
+        let has_strays = self.sweep_leftovers(&key, &manifest, &listed).await?;
         let outbox = &self.tools.outbox;
         outbox.persist(&*self.tools.disk, &key).map_err(AdoptError::Outbox)?;
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
@@ -298,6 +306,7 @@ impl Adopter {
             manifest,
             unnamed,
             waiting: Vec::new(),
+            has_strays,
         };
         let waiting = self.unmerged(&held, waiting).await?;
         self.take_waiting(&mut held, &waiting)?;
@@ -427,20 +436,22 @@ impl Adopter {
         })
     }
 
-    /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
+    /// Deletes inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
+    /// Answers whether others are there, whose bytes are not.
     pub(super) async fn sweep_leftovers(
         &self,
         key: &SessionKey,
         manifest: &Manifest,
         listed: &[(PartName, u64)],
-    ) -> Result<(), AdoptError> {
+    ) -> Result<bool, AdoptError> {
         let ranges: Vec<[u64; 2]> = manifest.parts.iter().filter_map(|p| p.cursor_range).collect();
         let covered = ranges.len() == manifest.parts.len()
             && ranges.first().is_some_and(|first| first[0] == 0)
             && ranges.windows(2).all(|pair| pair[0][1] == pair[1][0]);
         if !covered {
-            return Ok(());
+            return Ok(false);
         }
+        let mut has_strays = false;
         for (name, size) in listed {
             let named = manifest.parts.iter().any(|part| part.name() == *name);
             if name.seq >= manifest.next_seq || named {
@@ -452,9 +463,11 @@ impl Adopter {
                 && contents::holds_at(store, key, manifest, &bytes, range).await?
             {
                 store.delete(&key.part_key(name)).await?;
+            } else {
+                has_strays = true;
             }
         }
-        Ok(())
+        Ok(has_strays)
     }
 }
 

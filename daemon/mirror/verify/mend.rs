@@ -396,7 +396,7 @@ impl Mender {
             return Ok(());
         }
         match self.adopter.sweep_leftovers(&subject.key, manifest, &seen.listed).await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(AdoptError::Store(manifest::Failure::Store(error))) => return Err(error),
             Err(error) => {
                 mended.could_not("leftover", &subject.key.prefix(), &chain(&error));
