@@ -16,7 +16,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
-use self::waiting::bytes_before;
 use self::walk::Walked;
 use crate::durable::Blocking;
 use crate::harness::{Candidate, Facts, Standing};
@@ -53,6 +52,8 @@ pub(super) struct Held {
     /// Parts in the outbox that go on where the objects end.
     pub(super) waiting: Vec<PendingPart>,
     next_seq: u32,
+    /// Whether parts are there whose numbers are given to others, and whose bytes the named parts do not hold.
+    has_strays: bool,
 }
 
 impl Held {
@@ -155,12 +156,14 @@ impl Adopter {
             }
         }
         let mut records = Vec::new();
-        for one in &mut held {
-            if !one.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &one.key, None, None, &one.unnamed);
-                one.manifest = named.await?.manifest;
+        for (at, one) in held.iter_mut().enumerate() {
+            // Where another writer has yet to notice that it came second, what seems to follow the named parts may be its own
+            // next part: only the source can tell.
+            let is_met = followed.as_ref().is_some_and(|(met, _)| *met == at);
+            if one.has_strays && !is_met && one.waiting.is_empty() {
+                one.unnamed.clear();
             }
-            let record = self.record(file, one, Cursor::start(file.stat));
+            let record = self.record(file, one, Cursor::start(file.stat)).await?;
             records.push((one.key.clone(), Record { superseded: true, ..record }));
         }
         let newest = records.len() - 1;
@@ -192,12 +195,8 @@ impl Adopter {
         for key in generations {
             let own = waiting.iter().filter(|w| w.key == key).cloned().collect();
             let mut held = self.held(key.clone(), own).await?;
-            if !held.unnamed.is_empty() {
-                let named = manifest::name_parts(&*self.store, &key, None, None, &held.unnamed);
-                held.manifest = named.await?.manifest;
-            }
             let file = NewFile::vanished(&key, held.manifest.source_path.as_deref());
-            let record = self.record(&file, &held, Cursor::start(file.stat));
+            let record = self.record(&file, &mut held, Cursor::start(file.stat)).await?;
             records.push((key, Record { gone: true, superseded: true, archived: false, ..record }));
         }
         Ok(Adopted { records })
@@ -226,9 +225,21 @@ impl Adopter {
         (key.with_generation(key.generation() + 1), record)
     }
 
-    pub(super) fn record(&self, file: &NewFile, held: &Held, cursor: Cursor) -> Record {
+    /// The record of what is held, once all of it that is stored is named.
+    pub(super) async fn record(
+        &self,
+        file: &NewFile,
+        held: &mut Held,
+        cursor: Cursor,
+    ) -> Result<Record, AdoptError> {
+        // Before the manifest is read again: what another writer names meanwhile is not what this one goes on behind.
+        let named_bytes = held.bytes_before(&held.waiting);
+        if !held.unnamed.is_empty() {
+            let named = manifest::name_parts(&*self.store, &held.key, None, None, &held.unnamed);
+            held.manifest = named.await?.manifest;
+        }
         let manifest = &held.manifest;
-        Record {
+        Ok(Record {
             source: file.candidate.path.clone(),
             encoding: file.candidate.encoding,
             cwd: file.facts.cwd.clone().or(manifest.cwd.clone()),
@@ -241,7 +252,7 @@ impl Adopter {
             next_seq: held.next_seq,
             pending: held.waiting.clone(),
             totals: manifest::totals(manifest),
-            named_bytes: bytes_before(manifest, &held.waiting),
+            named_bytes,
             ended_at: manifest.ended_at.clone(),
             about: Default::default(),
             archived: file.archived(),
@@ -252,7 +263,7 @@ impl Adopter {
             manifest_due: false,
             compaction: None,
             leaving: None,
-        }
+        })
     }
 
     /// Reads what the store has of a generation and puts the outbox's parts behind it.
@@ -284,7 +295,7 @@ impl Adopter {
             end = entry.cursor_range.map(|[_, end]| end);
             unnamed.push(entry);
         }
-        self.sweep_leftovers(&key, &manifest, &listed).await?;
+        let has_strays = self.sweep_leftovers(&key, &manifest, &listed).await?;
         let outbox = &self.tools.outbox;
         outbox.persist(&*self.tools.disk, &key).map_err(AdoptError::Outbox)?;
         let next_seq = listed.iter().map(|(name, _)| name.seq + 1).max().unwrap_or(0);
@@ -295,6 +306,7 @@ impl Adopter {
             manifest,
             unnamed,
             waiting: Vec::new(),
+            has_strays,
         };
         let waiting = self.unmerged(&held, waiting).await?;
         self.take_waiting(&mut held, &waiting)?;
@@ -424,20 +436,22 @@ impl Adopter {
         })
     }
 
-    /// Inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
+    /// Deletes inputs that a compaction did not come to delete: below `next_seq`, not named, and their bytes in what is named.
+    /// Answers whether others are there, whose bytes are not.
     pub(super) async fn sweep_leftovers(
         &self,
         key: &SessionKey,
         manifest: &Manifest,
         listed: &[(PartName, u64)],
-    ) -> Result<(), AdoptError> {
+    ) -> Result<bool, AdoptError> {
         let ranges: Vec<[u64; 2]> = manifest.parts.iter().filter_map(|p| p.cursor_range).collect();
         let covered = ranges.len() == manifest.parts.len()
             && ranges.first().is_some_and(|first| first[0] == 0)
             && ranges.windows(2).all(|pair| pair[0][1] == pair[1][0]);
         if !covered {
-            return Ok(());
+            return Ok(false);
         }
+        let mut has_strays = false;
         for (name, size) in listed {
             let named = manifest.parts.iter().any(|part| part.name() == *name);
             if name.seq >= manifest.next_seq || named {
@@ -449,9 +463,11 @@ impl Adopter {
                 && contents::holds_at(store, key, manifest, &bytes, range).await?
             {
                 store.delete(&key.part_key(name)).await?;
+            } else {
+                has_strays = true;
             }
         }
-        Ok(())
+        Ok(has_strays)
     }
 }
 

@@ -48,12 +48,7 @@ impl Adopter {
             let mut held = self.held(key, own).await?;
             let fold = self.fold(file, &held).await?;
             let end = place(&mut held, &fold);
-            if !held.unnamed.is_empty() {
-                let named =
-                    manifest::name_parts(&*self.store, &held.key, None, None, &held.unnamed);
-                held.manifest = named.await?.manifest;
-            }
-            let record = self.record(file, &held, rows::cursor_at(end, file.stat));
+            let record = self.record(file, &mut held, rows::cursor_at(end, file.stat)).await?;
             records.push((held.key.clone(), Record { superseded: true, ..record }));
             if number == newest && !fold.ids_again() {
                 continued = Some(Ledger::of(fold.marks, end));

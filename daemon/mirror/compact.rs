@@ -175,11 +175,13 @@ pub(crate) async fn publish(
 }
 
 /// Puts the manifest that names the merged part instead of its inputs, reads it back, then deletes the inputs. The caller
-/// sees to it that nobody else of this process writes the manifest meanwhile.
+/// sees to it that nobody else of this process writes the manifest meanwhile. `file` is the merged part in the outbox, where it
+/// is still there.
 pub(crate) async fn swap(
     store: &dyn Store,
     key: &SessionKey,
     compaction: &Compaction,
+    file: PathBuf,
 ) -> Result<Manifest, Failure> {
     let gone = || Failure::Damaged { key: key.manifest_key(), what: "gone".into() };
     let merged = &compaction.merged;
@@ -215,6 +217,14 @@ pub(crate) async fn swap(
             return Err(Failure::Damaged { key: key.manifest_key(), what });
         }
     };
+    // Before it was named another recorder may have taken it for a leftover, or for its own stray, if it had cut the same bytes
+    // as one part: whoever looks from now on finds it named, and inputs are still there.
+    let name = key.part_key(&merged.name());
+    if store.size(&name).await? != Some(merged.uploaded_bytes)
+        && !publish(store, key, merged, file).await?
+    {
+        return Err(Failure::Damaged { key: name, what: "gone".into() });
+    }
     // A former process may have put both and died before they were durable; inputs are deleted for good.
     store.persist(&key.part_key(&merged.name())).await?;
     store.persist(&key.manifest_key()).await?;

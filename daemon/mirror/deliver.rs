@@ -491,9 +491,9 @@ impl Engine {
             run.stage = Stage::Swapping;
         }
         self.live(key).sending = true; // Nobody else of this process writes the manifest meanwhile.
-        let (store, key) = (self.tools.store.clone(), key.clone());
+        let (store, file, key) = (self.tools.store.clone(), self.outbox.merging(key), key.clone());
         self.jobs.push(Box::pin(async move {
-            let swapped = compact::swap(&*store, &key, &compaction).await.map(Box::new);
+            let swapped = compact::swap(&*store, &key, &compaction, file).await.map(Box::new);
             Done::Compaction(Box::new(Step::Swapped(key, swapped)))
         }));
     }

@@ -461,7 +461,8 @@ async fn leave(
 ) -> Result<Vec<PartName>, Failure> {
     let manifest = manifest::read(store, key).await?.unwrap_or_else(|| Manifest::new(key));
     let mut left = Vec::new();
-    for name in &leaving.parts {
+    // The last one first: as long as one is there, the first is, whose number shows that they are strays.
+    for name in leaving.parts.iter().rev() {
         if manifest.parts.iter().any(|part| part.name() == *name) {
             continue;
         }
@@ -471,5 +472,6 @@ async fn leave(
         }
         store.delete(&key.part_key(name)).await?;
     }
+    left.reverse();
     Ok(left)
 }

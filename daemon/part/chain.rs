@@ -43,26 +43,20 @@ impl Manifest {
     fn ranges(&self) -> Vec<Option<[u64; 2]>> {
         let mut ranges: Vec<_> = self.parts.iter().map(|part| part.cursor_range).collect();
         let unknown: Vec<usize> = (0..ranges.len()).filter(|at| ranges[*at].is_none()).collect();
-        let stored = self.parts.iter().fold(0u64, |sum, p| sum.saturating_add(p.uploaded_bytes));
-        if let [at] = unknown[..]
-            && stored == self.total_uploaded_bytes
-            && self.harness != RANGES_ARE_ROWS
-        {
-            let others = ranges.iter().flatten();
-            let known = others.fold(0u64, |sum, [start, end]| sum.saturating_add(end - start));
+        let known = ranges.iter().flatten();
+        let known = known.fold(0u64, |sum, [start, end]| sum.saturating_add(end - start));
+        let sums = unknown.len() == 1
+            && self.bytes() == self.total_uploaded_bytes
+            && self.harness != RANGES_ARE_ROWS;
+        for at in unknown {
             let start = if at == 0 { Some(0) } else { ranges[at - 1].map(|[_, end]| end) };
-            let bytes = self.total_source_bytes.checked_sub(known);
-            ranges[at] = start
-                .zip(bytes)
-                .and_then(|(start, bytes)| Some([start, start.checked_add(bytes)?]));
-        } else {
-            // Where the next one begins, one of them ends.
-            for at in unknown {
-                let start = if at == 0 { Some(0) } else { ranges[at - 1].map(|[_, end]| end) };
-                let end = self.parts.get(at + 1).and_then(|next| next.cursor_range);
-                ranges[at] = start.zip(end).map(|(start, [end, _])| [start, end]);
-                ranges[at] = ranges[at].filter(|[start, end]| start < end);
-            }
+            let beyond = self.total_source_bytes.checked_sub(known).filter(|_| sums);
+            let by_sums = start.zip(beyond).and_then(|(start, bytes)| start.checked_add(bytes));
+            // Sums that know nothing of it (the manifest was rebuilt) do not make it empty. Where the next one begins, it ends.
+            let by_next = self.parts.get(at + 1).and_then(|next| next.cursor_range);
+            let range = |end: Option<u64>| start.zip(end).filter(|(start, end)| start < end);
+            let found = range(by_sums).or(range(by_next.map(|[start, _]| start)));
+            ranges[at] = found.map(|(start, end)| [start, end]);
         }
         ranges
     }
@@ -183,6 +177,12 @@ mod tests {
         );
         // Merged, stopped, mirrored anew from 0: the second one has it all.
         assert_eq!(chained(&manifest(14, &[None, Some([0, 9])])), [(1, Some([0, 9]))]);
+        // The manifest was rebuilt from a listing, and its sums are those of what was named since.
+        assert_eq!(
+            chained(&manifest(4, &merged_then_mirrored)),
+            all(&[Some([0, 5]), Some([5, 9])])
+        );
+        assert_eq!(chained(&manifest(0, &[None])), all(&[None]));
         // The sums are not those of the parts.
         let doubtful = Manifest { total_uploaded_bytes: 7, ..manifest(9, &merged_then_mirrored) };
         assert_eq!(chained(&doubtful), all(&[Some([0, 5]), Some([5, 9])]));

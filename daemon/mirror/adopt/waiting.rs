@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{AdoptError, Adopter, Held};
 use crate::mirror::contents;
 use crate::outbox::Waiting;
-use crate::part::{Manifest, PartEntry, hex};
+use crate::part::{PartEntry, hex};
 use crate::redact::Counts;
 use crate::state::PendingPart;
 
@@ -69,7 +69,7 @@ impl Adopter {
         if own.iter().all(|part| part.stored_at.is_none()) {
             return Ok(());
         }
-        let before = bytes_before(&held.manifest, &own);
+        let before = held.bytes_before(&own);
         let store = &*self.store;
         let shared = contents::shared(store, &held.key, &held.manifest, before, &own).await?;
         if shared == own.len() {
@@ -139,9 +139,14 @@ impl Adopter {
     }
 }
 
-/// Bytes that a manifest names before parts that wait to be named.
-pub(super) fn bytes_before(manifest: &Manifest, waiting: &[PendingPart]) -> u64 {
-    let Some([first, _]) = waiting.first().map(|part| part.range) else { return manifest.bytes() };
-    let is_before = |part: &&PartEntry| part.cursor_range.is_none_or(|[start, _]| start < first);
-    manifest.parts.iter().take_while(is_before).map(|part| part.uploaded_bytes).sum()
+impl Held {
+    /// Bytes that are stored, and named or to be named, before parts that wait to be named.
+    pub(super) fn bytes_before(&self, waiting: &[PendingPart]) -> u64 {
+        let first = waiting.first().map_or(u64::MAX, |part| part.range[0]);
+        let is_before =
+            |part: &&PartEntry| part.cursor_range.is_none_or(|[start, _]| start < first);
+        let stored = self.manifest.parts.iter().chain(&self.unnamed);
+        // Saturating: what a bucket says of itself may be beyond all numbers.
+        stored.take_while(is_before).fold(0, |sum, part| sum.saturating_add(part.uploaded_bytes))
+    }
 }

@@ -64,7 +64,7 @@ impl Held {
         unnamed: Vec<PartEntry>,
     ) -> Held {
         let next_seq = manifest.next_seq;
-        Held { key, manifest, listed, unnamed, waiting: Vec::new(), next_seq }
+        Held { key, manifest, listed, unnamed, waiting: Vec::new(), next_seq, has_strays: false }
     }
 }
 

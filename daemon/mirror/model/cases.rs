@@ -10,6 +10,8 @@ use super::{Play, oracle, remote};
 use crate::api::Progress;
 use crate::durable::Disk;
 use crate::mirror::handle::Mirror;
+use crate::part::{Manifest, SessionKey, digest_of};
+use crate::state::PendingPart;
 use crate::store::ErrorKind;
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
 
@@ -190,4 +192,72 @@ fn t34_a_clock_that_jumps_loses_nothing_and_starts_no_generation() {
             oracle::check(&play.world, None)
         });
     }
+}
+
+/// Another recorder of the same file stores and names these as parts of one record each, just before the manifest is read for
+/// the `asked`th time from now on.
+fn other_names_meanwhile(play: &Play, records: [Vec<u8>; 2], asked: u32) {
+    let store = store(play);
+    let key: SessionKey = "codex/s0".parse().unwrap();
+    let mut manifest = Manifest::new(&key);
+    let (mut objects, mut start) = (Vec::new(), 0);
+    for (seq, bytes) in (0..).zip(records) {
+        let end = start + bytes.len() as u64;
+        let part = PendingPart {
+            seq,
+            sha256: digest_of(&bytes),
+            range: [start, end],
+            bytes: bytes.len() as u64,
+            redactions: Default::default(),
+            cut: false,
+            captured_at: "1970-01-01T00:00:00Z".into(),
+            stored_at: None,
+            named: false,
+        };
+        assert!(manifest.name_part(part.entry()));
+        objects.push((key.part_key(&part.name()), bytes));
+        start = end;
+    }
+    let (there, mut gets) = (store.clone(), 0);
+    store.set_hook(Box::new(move |op| {
+        gets += u32::from(op.kind == OpKind::Get && op.key == key.manifest_key());
+        if gets == asked {
+            gets += 1;
+            objects.drain(..).for_each(|(key, bytes)| there.insert(&key, bytes));
+            there.insert(&key.manifest_key(), manifest.to_bytes());
+        }
+        StoreFault::None
+    }));
+}
+
+#[test]
+fn t31_what_another_recorder_names_while_a_lost_state_is_rebuilt_is_not_what_ours_goes_on_behind() {
+    played(async |play| {
+        let number = play.world.new_source();
+        let named = "codex/s0".parse::<SessionKey>().unwrap().manifest_key();
+        store(play).set_hook(Box::new(move |op| match op.key == named {
+            true => StoreFault::FailBefore(ErrorKind::Unavailable),
+            false => StoreFault::None,
+        }));
+        play.run(A_WHILE).await?;
+        assert_eq!(parts(play).len(), 1, "stored, and not named");
+        play.bury();
+        play.lose_state(false);
+        let first = play.world.sources[number].held[0].clone();
+        play.world.grow(number);
+        let second = play.world.sources[number].held[1][first.len()..].to_vec();
+        play.world.grow(number);
+        other_names_meanwhile(play, [first, second], 2);
+        play.run(A_WHILE).await?;
+        // Both have a part 1; ours came second, and moved to a generation that has all of the session.
+        let mut ours = Vec::new();
+        for (key, bytes) in play.world.objects() {
+            if key.starts_with("sessions/codex/s0~2/part-") {
+                ours.extend(bytes);
+            }
+        }
+        assert_eq!(Some(&ours), play.world.sources[number].held.last(), "{:?}", parts(play));
+        assert_eq!(parts(play).iter().filter(|key| key.contains("/s0~")).count(), 2);
+        Ok(())
+    });
 }

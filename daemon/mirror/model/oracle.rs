@@ -14,6 +14,8 @@ use crate::redact::{Counts, Redactor};
 struct Generation {
     key: SessionKey,
     content: Vec<u8>,
+    /// Whether a part says no range: the reference tool merged it, and nothing tells any more what was in it.
+    merged_blindly: bool,
 }
 
 /// Checks everything; the message says what is wrong with which session.
@@ -24,8 +26,8 @@ pub(super) fn check(world: &World, second: Option<&World>) -> Result<(), String>
     keys.sort_by_key(|key| (key.base().to_owned(), key.generation()));
     keys.dedup();
     for key in keys {
-        let content = read(world, &objects, &key).map_err(|what| format!("{key}: {what}"))?;
-        sessions.entry(key.base().to_owned()).or_default().push(Generation { key, content });
+        let one = read(world, &objects, &key).map_err(|what| format!("{key}: {what}"))?;
+        sessions.entry(key.base().to_owned()).or_default().push(one);
     }
     for (number, source) in world.sources.iter().enumerate() {
         let generations = sessions.remove(&format!("s{number}")).unwrap_or_default();
@@ -33,8 +35,10 @@ pub(super) fn check(world: &World, second: Option<&World>) -> Result<(), String>
             Others::Sharing => Some(source),
             _ => second.sources.get(number),
         });
-        // What the reference tool merged has no digest. After a lost state it is compared with the source, and what was behind a
-        // marker is nowhere to compare with: a change of one secret into something else is the one that nobody can see.
+        // What the reference tool merged has no digest, and the ones that its parts had are gone with their entries. After a lost
+        // state it is compared with the source, byte for byte but for what is behind a marker, which is nowhere to compare with:
+        // our rules made of it are no evidence, since that tool has others, and what it stored shall not be stored twice. So a
+        // change of one secret into something else is the one that nobody can see, in such a generation only.
         let blind = world.others == Others::Reference && world.damaged;
         check_session(&world.redactor, source, other, &generations, blind)
             .map_err(|what| format!("s{number}: {what}"))?;
@@ -63,7 +67,7 @@ fn read(
     world: &World,
     objects: &BTreeMap<String, Vec<u8>>,
     key: &SessionKey,
-) -> Result<Vec<u8>, String> {
+) -> Result<Generation, String> {
     let manifest = match objects.get(&key.manifest_key()) {
         Some(bytes) => Manifest::parse(key, bytes).map_err(|e| e.to_string())?,
         // State and source were lost between the first part and its manifest: nobody is left to write one, and readers list.
@@ -114,12 +118,9 @@ fn read(
         .filter(|(name, _)| !name.ends_with("meta.json"))
         .collect();
     let by_list: Vec<u8> = listed.iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
-    // A compaction whose state and source were both lost stays outstanding: nobody is left to finish it. An empty file is no
-    // session, so a source that was emptied when the state was lost is as good as gone until it is written again.
+    // A compaction whose state and source were both lost stays outstanding: nobody is left to finish it.
     let lost = world.sources.iter().any(|source| {
-        let emptied = world.damaged && source.held.last().is_some_and(Vec::is_empty);
-        (!source.exists || emptied)
-            && source.path.file_stem().and_then(|stem| stem.to_str()) == Some(key.base())
+        !source.exists && source.path.file_stem().and_then(|stem| stem.to_str()) == Some(key.base())
     });
     // The state was lost, and with it what was about to be cleared away; or the reference tool merged without a range what
     // stands before a part that was not named yet, which is then captured again: readers by listing see its bytes twice.
@@ -138,7 +139,8 @@ fn read(
         let name = name.rsplit('/').next().unwrap_or_default();
         name.parse::<PartName>().map_err(|e| e.to_string())?;
     }
-    Ok(by_manifest)
+    let merged_blindly = manifest.parts.iter().any(|part| part.cursor_range.is_none());
+    Ok(Generation { key: key.clone(), content: by_manifest, merged_blindly })
 }
 
 fn check_session(
@@ -167,7 +169,9 @@ fn check_session(
             // The order of two writers' generations tells nothing of the order of what they held.
             Some(_) if whole && other.is_some() => {}
             Some(at) if whole => from += at,
-            None if blind && source.held.iter().any(|raw| is_but_for_secrets(content, raw)) => {}
+            None if blind
+                && generation.merged_blindly
+                && source.held.iter().any(|raw| is_but_for_secrets(content, raw)) => {}
             _ => {
                 return Err(format!(
                     "generation {} holds what its source never held ({} bytes, whole: {whole}): {:?}",

@@ -112,8 +112,8 @@ pub(super) fn reference_acts(
     fields.remove("next_seq");
     fields.insert(
         "parts".into(),
-        json!([{ "seq": 0, "uuid": into.uuid, "uploaded_bytes": merged.len(), "source_bytes": 0,
-            "redactions": {}, "uploaded_at": "1970-01-01T00:00:00Z", "compacted_from": parts.len() }]),
+        json!([{ "seq": 0, "uuid": into.uuid, "compacted_from": parts.len(),
+            "uploaded_bytes": merged.len(), "uploaded_at": "1970-01-01T00:00:00Z" }]),
     );
     store.insert(&key.part_key(&into), merged);
     store.insert(&key.manifest_key(), meta.to_string().into_bytes());

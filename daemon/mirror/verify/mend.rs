@@ -343,11 +343,12 @@ impl Mender {
             parts: entries,
             ..old
         };
-        let (_, uploaded, redactions) = summed(&manifest);
-        manifest.total_uploaded_bytes = uploaded;
+        manifest.total_uploaded_bytes = manifest.bytes();
         manifest.total_source_bytes =
             manifest.parts.iter().filter_map(|part| part.source_bytes).sum();
-        manifest.redaction_counts = redactions;
+        if let Some((_, redactions)) = summed(&manifest) {
+            manifest.redaction_counts = redactions;
+        }
         let after_last = manifest.parts.last().map_or(0, |part| part.seq + 1);
         // Numbers are never given twice; what is pending is named by the next send.
         manifest.next_seq = after_last.max(named_below(record));
@@ -395,7 +396,7 @@ impl Mender {
             return Ok(());
         }
         match self.adopter.sweep_leftovers(&subject.key, manifest, &seen.listed).await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(AdoptError::Store(manifest::Failure::Store(error))) => return Err(error),
             Err(error) => {
                 mended.could_not("leftover", &subject.key.prefix(), &chain(&error));
