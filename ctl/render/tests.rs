@@ -61,6 +61,7 @@ fn status() -> Status {
         state_dir: "/home/me/.local/state/tracecraft".into(),
         interval_ms: 5000,
         redact: true,
+        compaction: "auto".into(),
         roots: vec![
             root("claude-code", "/home/me/.claude/projects", Coverage::Events),
             root("codex", "/mnt/net/codex/sessions", Coverage::Polled),

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::api::Progress;
 use crate::durable::{Blocking, Disk};
 use crate::mirror::manifest::{self, Failure};
+use crate::mirror::tiers::Tiers;
 use crate::part::{Manifest, PartEntry, SessionKey, hex};
 use crate::redact::Counts;
 use crate::state::Compaction;
@@ -46,6 +47,15 @@ pub(crate) struct Tools {
     pub(crate) blocking: Blocking,
 }
 
+/// Which parts are to be merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// All but so many of the newest.
+    AllBut(usize),
+    /// The next run of adjacent ones, of those below a number if there is one.
+    Next { tiers: Tiers, below: Option<u32> },
+}
+
 /// What to merge, as the manifest names it.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -53,11 +63,11 @@ pub(crate) struct Plan {
     pub(crate) parts_before: usize,
 }
 
-/// Reads the manifest and chooses what to merge: all but the newest `keep_tail`. Fewer than two inputs: nothing to do.
+/// Reads the manifest and chooses what to merge. Fewer than two inputs: nothing to do.
 pub(crate) async fn plan(
     store: &dyn Store,
     key: &SessionKey,
-    keep_tail: usize,
+    wanted: Wanted,
     try_delete: bool,
 ) -> Result<Plan, Failure> {
     if try_delete {
@@ -68,7 +78,11 @@ pub(crate) async fn plan(
     // What another writer stored a second time is not to be merged in for good.
     let parts: Vec<PartEntry> = manifest.chain().iter().map(|link| link.part.clone()).collect();
     let parts_before = parts.len();
-    let inputs = parts.into_iter().take(parts_before.saturating_sub(keep_tail)).collect();
+    let run = match wanted {
+        Wanted::AllBut(keep_tail) => 0..parts_before.saturating_sub(keep_tail),
+        Wanted::Next { tiers, below } => tiers.next(&manifest, below).unwrap_or(0..0),
+    };
+    let inputs = parts.into_iter().take(run.end).skip(run.start).collect();
     Ok(Plan { inputs, parts_before })
 }
 

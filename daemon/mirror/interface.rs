@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Clock, Finder};
+use super::{Clock, Finder, Tiers};
 use crate::config::Rules;
 use crate::durable::{Blocking, Disk};
 use crate::redact::Redactor;
@@ -52,12 +52,35 @@ pub(crate) struct Settings {
     pub(crate) outbox_bytes_max: u64,
     /// Free bytes below which nothing is captured.
     pub(crate) free_bytes_min: u64,
+    /// Whether parts are merged without being asked.
+    pub(crate) compaction: Automatic,
     /// Mirror what is there, then end.
     pub(crate) once: bool,
     /// The store's URL, for people.
     pub(crate) store_url: String,
     /// Where state and outbox are.
     pub(crate) state_dir: PathBuf,
+}
+
+/// Whether parts are merged without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Automatic {
+    /// So far.
+    On(Tiers),
+    /// Somebody said so.
+    Off,
+    /// The store bills what is deleted early.
+    Billed,
+}
+
+impl Settings {
+    /// How far parts are merged without being asked; `None`: not at all.
+    pub(crate) fn tiers(&self) -> Option<Tiers> {
+        match self.compaction {
+            Automatic::On(tiers) => Some(tiers),
+            Automatic::Off | Automatic::Billed => None,
+        }
+    }
 }
 
 /// What the program tells the mirror, beside commands.

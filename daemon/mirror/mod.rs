@@ -7,9 +7,11 @@
 mod adopt;
 mod adopt_rows;
 mod answer;
+mod automatic;
 mod capture;
 mod clock;
 mod compact;
+mod compactions;
 mod contents;
 mod databases;
 mod deliver;
@@ -27,6 +29,7 @@ mod replay;
 mod retreat;
 mod rows;
 mod send;
+mod tiers;
 mod verify;
 mod wait;
 
@@ -48,7 +51,8 @@ use tracing::{error, info, warn};
 
 pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
-pub(crate) use self::interface::{Fatal, Settings, Signal, Summary, Tools};
+pub(crate) use self::interface::{Automatic, Fatal, Settings, Signal, Summary, Tools};
+pub(crate) use self::tiers::Tiers;
 use crate::api::{Phase, Problem};
 use crate::ledger::Ledgers;
 use crate::outbox::{Outbox, Waiting};
@@ -149,7 +153,7 @@ enum Done {
     Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
     Relearned(SessionKey, Result<(), adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
-    Compaction(Box<deliver::Step>),
+    Compaction(Box<compactions::Step>),
     Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
     Left(SessionKey, Result<Vec<crate::part::PartName>, manifest::Failure>),
     Replayed,
@@ -221,7 +225,9 @@ pub(crate) struct Engine {
     /// Sessions whose last send failed, and until when they rest.
     resting: BTreeSet<(Instant, SessionKey)>,
     outbox_bytes: u64,
-    compactions: HashMap<SessionKey, deliver::Running>,
+    compactions: HashMap<SessionKey, compactions::Running>,
+    /// Sessions whose manifest has parts that are to be merged, as it was last seen.
+    to_merge: BTreeSet<SessionKey>,
     /// Whether this store lets us delete; not known before the first compaction.
     deletes: Option<bool>,
     /// Generations that were left to another writer with objects of ours in them, and when to look at those.
@@ -317,6 +323,7 @@ impl Engine {
             resting: BTreeSet::new(),
             outbox_bytes: 0,
             compactions: HashMap::new(),
+            to_merge: BTreeSet::new(),
             deletes: None,
             leaving: BTreeMap::new(),
             waiters: Vec::new(),
@@ -364,6 +371,7 @@ impl Engine {
         if record.leaving.is_some() {
             self.leaving.insert(key.clone(), Instant::now());
         }
+        self.note_mergeable(key);
         if record.compaction.is_some() {
             self.finish_compaction(key);
         }

@@ -1,0 +1,110 @@
+//! When a session is compacted without being asked: after what it has was named, when nothing more urgent is to be done.
+//!
+//! Knows when and whose; which parts is for [`tiers`](super::tiers), how for [`compactions`](super::compactions). It has no
+//! timer: whatever makes a session ready for it (a manifest that was put, a rest that began, a store that is back)
+//! wakes the loop anyway.
+
+use tokio::time::Instant;
+
+use super::compact::Wanted;
+use super::{Engine, IDLE_AFTER, Tiers, manifest, tiers};
+use crate::api::Phase;
+use crate::part::{Manifest, SessionKey};
+use crate::state::{Record, Totals};
+use crate::store::Conditions;
+
+/// Compactions at a time that nobody asked for: they have time, and sends go first.
+const AUTOMATIC_MAX: usize = 2;
+
+impl Engine {
+    /// The sums of a manifest, and what is to be merged of it.
+    pub(super) fn totals(&self, manifest: &Manifest) -> Totals {
+        tiers::totals(self.settings.tiers(), manifest)
+    }
+
+    /// Notes whether a session has parts to be merged, as its record says.
+    pub(super) fn note_mergeable(&mut self, key: &SessionKey) {
+        if self.state.get(key).is_some_and(|record| record.totals.mergeable > 0) {
+            self.to_merge.insert(key.clone());
+        } else {
+            self.to_merge.remove(key);
+        }
+    }
+
+    /// Begins what may begin now.
+    pub(super) fn start_automatic(&mut self) {
+        let Some(tiers) = self.settings.tiers() else { return };
+        if self.to_merge.is_empty() || !self.has_leisure() {
+            return;
+        }
+        while self.automatic_compactions() < AUTOMATIC_MAX
+            && let Some(key) = self.to_merge.iter().find(|key| self.may_merge(key, tiers)).cloned()
+        {
+            // The merged file lies in the outbox for a while.
+            let room = self.settings.free_bytes_min.saturating_add(tiers.bytes_max);
+            let free = self.tools.disk.free_bytes(&self.settings.state_dir).unwrap_or(u64::MAX);
+            if free < room {
+                return;
+            }
+            // Seen again when its manifest is next put, or at the next start, should nothing come of this.
+            self.to_merge.remove(&key);
+            self.begin_automatic(key, Wanted::Next { tiers, below: None });
+        }
+    }
+
+    /// Whether nothing more urgent is to be done: a stop never begins a compaction, `--once` is in a hurry, and a store that
+    /// failed is left alone.
+    fn has_leisure(&self) -> bool {
+        self.phase == Phase::Recording
+            && !self.settings.once
+            && self.deletes != Some(false)
+            && self.waiters.is_empty()
+            && self.verification.is_none()
+            && self.to_send.is_empty()
+            && self.store_is_open()
+            && !self.store_is_away()
+    }
+
+    /// Whether a session's parts may be merged now: they are settled, and nobody works on it.
+    fn may_merge(&self, key: &SessionKey, tiers: Tiers) -> bool {
+        let Some(record) = self.state.get(key) else { return false };
+        let Some(live) = self.live.get(key) else { return false };
+        let is_free = !live.sending
+            && live.queued.is_none()
+            && live.held_until.is_none()
+            && live.rests_until.is_none()
+            && live.rewriting.is_none()
+            && !live.excluded
+            && !live.relearning
+            && !self.adopting.contains(key)
+            && !self.compactions.contains_key(key);
+        // An earlier generation may have been left to another writer, and is not ours any more.
+        let is_ours = !record.superseded && record.leaving.is_none() && record.compaction.is_none();
+        is_free && is_ours && self.is_settled_for_merging(key) && self.is_worth(key, record, tiers)
+    }
+
+    /// Whether what is stored is named. A name that may still get lost is waited for until it was seen again, unless that is long
+    /// in coming: then its parts are left alone.
+    pub(super) fn is_settled_for_merging(&self, key: &SessionKey) -> bool {
+        let Some(record) = self.state.get(key) else { return false };
+        let live = self.live.get(key);
+        let is_checked = live.is_some_and(|live| live.unnamed_since.is_some());
+        let waits = is_checked && self.is_idle(key);
+        match manifest::may_be_overwritten(&*self.tools.store) || waits {
+            true => record.pending.is_empty(),
+            false => record.pending.iter().all(|part| part.named),
+        }
+    }
+
+    fn is_idle(&self, key: &SessionKey) -> bool {
+        let captured = self.live.get(key).and_then(|live| live.captured_at);
+        captured.is_none_or(|at| Instant::now() >= at + IDLE_AFTER)
+    }
+
+    fn is_worth(&self, key: &SessionKey, record: &Record, tiers: Tiers) -> bool {
+        let store = &self.tools.store;
+        let honoured = store.conditions() == Conditions::Honoured;
+        let many = honoured && record.totals.mergeable >= tiers.live_inputs_min;
+        store.is_local() || many || self.is_idle(key)
+    }
+}
