@@ -248,8 +248,7 @@ fn state_dir_of(disk: &dyn Disk, dir: &Path, identity: &str) -> PathBuf {
 
 fn settings(config: &Config, mode: Mode, state_dir: PathBuf) -> Settings {
     let redact = config.redact.value;
-    let billed =
-        Place::of(config).ok().flatten().is_some_and(|place| place.bills_early_deletes());
+    let billed = Place::of(config).ok().flatten().is_some_and(|place| place.bills_early_deletes());
     let compaction = match config.compaction.value {
         Compaction::Auto if billed => Automatic::Billed,
         Compaction::Auto => Automatic::On(Tiers::default()),

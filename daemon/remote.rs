@@ -184,3 +184,38 @@ pub(crate) fn open(
     let signer = Signer::new(source, &place.settings.region);
     Ok(S3Store::new(place.settings.clone(), transport, signer, disk.clone(), blocking))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_bills_early_deletes_is_known_by_its_name() {
+        let at = |endpoint: &str| Place {
+            settings: S3Settings {
+                scheme: "s3",
+                endpoint: endpoint.to_owned(),
+                region: REGION.to_owned(),
+                bucket: "flight".to_owned(),
+                project: "recorder".to_owned(),
+            },
+            endpoint: Origin::Default,
+            region: Origin::Default,
+            profile: None,
+        };
+        for (endpoint, bills) in [
+            ("https://s3.eu-central-1.wasabisys.com", true),
+            ("https://S3.WASABISYS.COM:443/", true),
+            ("https://notwasabisys.com", false),
+            ("https://wasabisys.com.example", false),
+            ("https://s3.us-east-1.amazonaws.com", false),
+        ] {
+            assert_eq!(at(endpoint).bills_early_deletes(), bills, "{endpoint}");
+            let says = at(endpoint)
+                .rows()
+                .iter()
+                .any(|[key, value, _]| key == "compaction" && value == "off");
+            assert_eq!(says, bills, "{endpoint}");
+        }
+    }
+}

@@ -9,7 +9,9 @@ use tracing::{info, warn};
 use super::handle::{Answer, Command, Replay};
 use super::replay::{PIECES_MAX, replay};
 use super::wait::Reply;
-use super::{Automatic, DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_REFUSALS_MAX, ONCE_STALL, Summary};
+use super::{
+    Automatic, DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_REFUSALS_MAX, ONCE_STALL, Summary,
+};
 use crate::api::{
     self, ErrorBody, ErrorCode, PROTOCOL, Pending, Phase, Session, SessionCounts, SessionList,
     SessionState, Status,

@@ -83,16 +83,15 @@ impl Engine {
         is_free && is_ours && self.is_settled_for_merging(key) && self.is_worth(key, record, tiers)
     }
 
-    /// Whether what is stored is named. A name that may still get lost is waited for until it was seen again, unless that is long
-    /// in coming: then its parts are left alone.
+    /// Whether all that was captured is stored. What is not named yet, or not seen named, is left alone by the plan; an idle
+    /// session waits until there is no such thing any more, if that is looked for at all.
     pub(super) fn is_settled_for_merging(&self, key: &SessionKey) -> bool {
         let Some(record) = self.state.get(key) else { return false };
-        let live = self.live.get(key);
-        let is_checked = live.is_some_and(|live| live.unnamed_since.is_some());
+        let is_checked = self.live.get(key).is_some_and(|live| live.unnamed_since.is_some());
         let waits = is_checked && self.is_idle(key);
         match manifest::may_be_overwritten(&*self.tools.store) || waits {
             true => record.pending.is_empty(),
-            false => record.pending.iter().all(|part| part.named),
+            false => record.pending.iter().all(|part| part.stored_at.is_some()),
         }
     }
 

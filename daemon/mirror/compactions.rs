@@ -349,7 +349,9 @@ impl Engine {
             let parts_before = run.parts_before;
             match run.is_automatic() {
                 true => debug!(session = %key, parts_before, parts_after, "merged some parts"),
-                false => info!(session = %key, before = parts_before, after = parts_after, "compacted"),
+                false => {
+                    info!(session = %key, before = parts_before, after = parts_after, "compacted")
+                }
             }
             let done = Progress::Done { parts_before, parts_after, merged_bytes };
             // The receiver reads at its own pace; the channel has room, or nobody listens.
