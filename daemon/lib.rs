@@ -36,7 +36,7 @@ use self::harness::{Env, Harness, Root};
 use self::instance::{Instance, InstanceError};
 use self::mirror::handle::{Command, Mirror};
 use self::mirror::{
-    Automatic, Engine, RootsFinder, Settings, Signal, Summary, SystemClock, Tiers, Tools,
+    Automatic, Engine, Numbers, RootsFinder, Settings, Signal, Summary, SystemClock, Tiers, Tools,
 };
 use self::redact::Redactor;
 use self::remote::Place;
@@ -262,6 +262,7 @@ fn settings(config: &Config, mode: Mode, state_dir: PathBuf) -> Settings {
         outbox_bytes_max: config.outbox_max.value,
         free_bytes_min: config.min_free_space.value,
         compaction,
+        numbers: Numbers::default(),
         once: mode == Mode::Once,
         store_url: config.store.value.to_string(),
         state_dir,

@@ -7,7 +7,7 @@
 use tokio::time::Instant;
 
 use super::compact::Wanted;
-use super::{Engine, IDLE_AFTER, Tiers, manifest, tiers};
+use super::{Engine, IDLE_AFTER, Numbers, Tiers, manifest, tiers};
 use crate::api::Phase;
 use crate::part::{Manifest, SessionKey};
 use crate::state::{Record, Totals};
@@ -15,6 +15,9 @@ use crate::store::Conditions;
 
 /// Compactions at a time that nobody asked for: they have time, and sends go first.
 const AUTOMATIC_MAX: usize = 2;
+
+/// Parts between two tries to begin a session's numbers again: each rewrites all of it.
+const TURN_AGAIN: u32 = 100;
 
 impl Engine {
     /// The sums of a manifest, and what is to be merged of it.
@@ -24,7 +27,8 @@ impl Engine {
 
     /// Notes whether a session has parts to be merged, as its record says.
     pub(super) fn note_mergeable(&mut self, key: &SessionKey) {
-        if self.state.get(key).is_some_and(|record| record.totals.mergeable > 0) {
+        let is_due = |record: &Record| record.totals.mergeable > 0 || self.is_to_turn(key, record);
+        if self.state.get(key).is_some_and(is_due) {
             self.to_merge.insert(key.clone());
         } else {
             self.to_merge.remove(key);
@@ -41,14 +45,22 @@ impl Engine {
             && let Some(key) = self.to_merge.iter().find(|key| self.may_merge(key, tiers)).cloned()
         {
             // The merged file lies in the outbox for a while.
-            let room = self.settings.free_bytes_min.saturating_add(tiers.bytes_max);
+            let Some(record) = self.state.get(&key).cloned() else { return };
+            let turns = self.is_to_turn(&key, &record);
+            let bytes = if turns { record.totals.bytes } else { tiers.bytes_max };
+            let room = self.settings.free_bytes_min.saturating_add(bytes);
             let free = self.tools.disk.free_bytes(&self.settings.state_dir).unwrap_or(u64::MAX);
             if free < room {
                 return;
             }
             // Seen again when its manifest is next put, or at the next start, should nothing come of this.
             self.to_merge.remove(&key);
-            self.begin_automatic(key, Wanted::Next { tiers, below: None });
+            if turns {
+                self.live(&key).turn_from = record.next_seq + TURN_AGAIN;
+                self.begin_automatic(key, Wanted::Turn);
+            } else {
+                self.begin_automatic(key, Wanted::Next { tiers, below: None });
+            }
         }
     }
 
@@ -80,6 +92,10 @@ impl Engine {
             && !self.compactions.contains_key(key);
         // An earlier generation may have been left to another writer, and is not ours any more.
         let is_ours = !record.superseded && record.leaving.is_none() && record.compaction.is_none();
+        if self.is_to_turn(key, record) {
+            let stored = record.pending.iter().all(|part| part.stored_at.is_some());
+            return is_free && is_ours && stored && !live.looking;
+        }
         is_free && is_ours && self.is_settled_for_merging(key) && self.is_worth(key, record, tiers)
     }
 
@@ -93,6 +109,31 @@ impl Engine {
             true => record.pending.is_empty(),
             false => record.pending.iter().all(|part| part.stored_at.is_some()),
         }
+    }
+
+    /// Why a session has to go on as a new generation, if its numbers are the reason.
+    pub(super) fn numbers_end(&self, record: &Record) -> Option<&'static str> {
+        let Numbers { turn, last } = self.settings.numbers;
+        match record.next_seq {
+            _ if record.superseded => None,
+            next if next >= last => Some("its sequence numbers are used up"),
+            next if next < turn => None,
+            _ if self.deletes == Some(false) => Some(
+                "its sequence numbers are used up, and its store refuses to delete what could be merged",
+            ),
+            _ if self.settings.tiers().is_none() => {
+                Some("its sequence numbers are used up, and compaction is off")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether all of a session is to be merged, so that its numbers can begin again.
+    fn is_to_turn(&self, key: &SessionKey, record: &Record) -> bool {
+        let from = self.live.get(key).map_or(0, |live| live.turn_from);
+        record.next_seq >= self.settings.numbers.turn.max(from)
+            && !record.superseded
+            && self.numbers_end(record).is_none()
     }
 
     fn is_idle(&self, key: &SessionKey) -> bool {

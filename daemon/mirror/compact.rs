@@ -54,6 +54,8 @@ pub(crate) enum Wanted {
     AllBut(usize),
     /// The next run of adjacent ones, of those below a number if there is one.
     Next { tiers: Tiers, below: Option<u32> },
+    /// All of them, so that numbers can begin again behind the one that is left.
+    Turn,
 }
 
 /// What to merge, as the manifest names it.
@@ -80,6 +82,7 @@ pub(crate) async fn plan(
     let parts_before = parts.len();
     let run = match wanted {
         Wanted::AllBut(keep_tail) => 0..parts_before.saturating_sub(keep_tail),
+        Wanted::Turn => 0..parts_before,
         Wanted::Next { tiers, below } => tiers.next(&manifest, below).unwrap_or(0..0),
     };
     let inputs = parts.into_iter().take(run.end).skip(run.start).collect();
@@ -242,6 +245,22 @@ pub(crate) async fn swap(
         result?;
     }
     Ok(manifest)
+}
+
+/// Lets numbers begin again behind the last named part. `None`: something else is there, which a number given twice might be
+/// taken for, or another writer was faster.
+pub(crate) async fn turn(store: &dyn Store, key: &SessionKey) -> Result<Option<u32>, Failure> {
+    let seen = manifest::see(store, key).await?;
+    let Some(mut manifest) = seen.manifest.clone() else { return Ok(None) };
+    let named = manifest.parts.iter().map(PartEntry::name);
+    let listed = manifest::list_parts(store, key).await?.into_iter().map(|(name, _)| name);
+    if !named.eq(listed) {
+        return Ok(None);
+    }
+    let next = manifest.parts.last().map_or(0, |part| part.seq + 1);
+    manifest.next_seq = next;
+    let written = manifest::write(store, key, &seen, &manifest, 1).await?;
+    Ok(written.then_some(next))
 }
 
 /// Deletes a merged part that no manifest names: the compaction is given up.

@@ -41,12 +41,17 @@ impl Running {
 
     /// Whether nobody asked for it.
     pub(super) fn is_automatic(&self) -> bool {
-        matches!(self.wanted, Wanted::Next { .. })
+        !matches!(self.wanted, Wanted::AllBut(_))
+    }
+
+    /// Whether numbers are to begin again after it.
+    fn turns(&self) -> bool {
+        self.wanted == Wanted::Turn
     }
 
     /// Whether what is stored is to be named for it. One that began by itself waits until it is.
     pub(super) fn wants_names(&self) -> bool {
-        self.stage == Stage::Naming && !self.is_automatic()
+        self.stage == Stage::Naming && (self.turns() || !self.is_automatic())
     }
 
     /// Whether it asks the store something now.
@@ -82,6 +87,7 @@ pub(super) enum Step {
     Published(SessionKey, Result<bool, Failure>),
     Swapped(SessionKey, Result<Box<Manifest>, Failure>),
     Swept(SessionKey, Result<(), Failure>),
+    Turned(SessionKey, Result<Option<u32>, Failure>),
 }
 
 impl Engine {
@@ -173,7 +179,16 @@ impl Engine {
 
     /// Whether what is stored is named. If it is not, it is made so for somebody who asked; otherwise that is waited for.
     fn is_ready_for_plan(&mut self, key: &SessionKey) -> bool {
-        if self.compactions.get(key).is_some_and(Running::is_automatic) {
+        let run = self.compactions.get(key);
+        if run.is_some_and(Running::turns) {
+            let pending = self.state.get(key).is_some_and(|record| !record.pending.is_empty());
+            let ready = !pending && !self.live(key).sending;
+            if !ready {
+                self.queue_send(key);
+            }
+            return ready;
+        }
+        if run.is_some_and(Running::is_automatic) {
             return !self.live(key).sending && self.is_settled_for_merging(key);
         }
         let held = self.live.get(key).is_some_and(|live| live.held_until.is_some());
@@ -222,6 +237,7 @@ impl Engine {
             Step::Published(key, Ok(false)) => self.start_sweep(key),
             Step::Swapped(key, Ok(manifest)) => self.swapped(&key, &manifest),
             Step::Swept(key, Ok(())) => self.give_up(&key, None),
+            Step::Turned(key, turned) => self.turned(&key, turned),
             // Nothing has changed yet: it begins again, and whoever asked for it still waits.
             Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
                 if self.is_overtaken(&key, &failure)
@@ -250,6 +266,9 @@ impl Engine {
         let Some(run) = self.compactions.get_mut(&key) else { return };
         run.parts_before = plan.parts_before as u64;
         if plan.inputs.len() < 2 || self.phase == Phase::Stopping {
+            if run.turns() && run.parts_before == 1 && self.phase != Phase::Stopping {
+                return self.start_turn(&key);
+            }
             let parts = run.parts_before;
             let done = Progress::Done { parts_before: parts, parts_after: parts, merged_bytes: 0 };
             let _ = run.progress.try_send(done);
@@ -344,6 +363,9 @@ impl Engine {
         let _ = self.tools.disk.remove(&self.outbox.merging(key));
         self.outbox.tidy(&*self.tools.disk, key);
         let parts_after = manifest.parts.len() as u64;
+        if self.compactions.get(key).is_some_and(Running::turns) {
+            return self.start_turn(key);
+        }
         self.note_mergeable(key);
         if let Some(run) = self.end_compaction(key) {
             let parts_before = run.parts_before;
@@ -358,6 +380,49 @@ impl Engine {
             let _ = run.progress.try_send(done);
         }
         self.queue_send(key);
+    }
+
+    /// Everything is one part: numbers may begin again behind it.
+    fn start_turn(&mut self, key: &SessionKey) {
+        if let Some(run) = self.compactions.get_mut(key) {
+            run.stage = Stage::Swapping;
+        }
+        self.live(key).sending = true; // Nobody else of this process writes the manifest meanwhile.
+        let (store, key) = (self.tools.store.clone(), key.clone());
+        self.jobs.push(Box::pin(async move {
+            let turned = compact::turn(&*store, &key).await;
+            Done::Compaction(Box::new(Step::Turned(key, turned)))
+        }));
+    }
+
+    /// Killed before the commit: numbers go on where they were, which any manifest takes, and the turn is made again.
+    fn turned(&mut self, key: &SessionKey, turned: Result<Option<u32>, Failure>) {
+        self.live(key).sending = false;
+        let record = self.state.get(key).filter(|record| record.pending.is_empty()).cloned();
+        match (turned, record) {
+            (Ok(Some(next)), Some(record)) if next < record.next_seq => {
+                let before = record.next_seq;
+                let record = Box::new(Record { next_seq: next, ..record });
+                if self.commit(vec![Change::Session { key: key.clone(), record }]) {
+                    self.note_turned(key, next);
+                    self.live(key).turn_from = 0;
+                    info!(session = %key, before, next, "its sequence numbers begin again");
+                }
+            }
+            (Err(Failure::Store(error)), _) => self.store_failed(&error),
+            _ => {}
+        }
+        self.end_compaction(key);
+        self.note_mergeable(key);
+        self.queue_send(key);
+    }
+
+    /// Whether capture waits for the end of a turn: what it captured would get a number that is about to be left behind. It does
+    /// not wait for a store, nor at the end.
+    pub(super) fn is_turning(&self, key: &SessionKey) -> bool {
+        self.phase != Phase::Stopping
+            && !self.store_is_away()
+            && self.compactions.get(key).is_some_and(|run| run.turns() && run.failures == 0)
     }
 
     /// A step failed after the intent was committed: the intent stays, and the steps are taken again later.
@@ -406,13 +471,17 @@ impl Engine {
 
     /// Whether an automatic compaction met that somebody else has merged or removed what it planned to merge.
     fn is_overtaken(&self, key: &SessionKey, failure: &Failure) -> bool {
-        matches!(failure, Failure::Store(error) if error.kind == ErrorKind::NotFound)
-            && self.compactions.get(key).is_some_and(Running::is_automatic)
+        let run = self.compactions.get(key);
+        let gone = matches!(failure, Failure::Store(error) if error.kind == ErrorKind::NotFound);
+        run.is_some_and(Running::turns) || gone && run.is_some_and(Running::is_automatic)
     }
 
     /// Forgets a compaction that is over, and begins the one that somebody asked for meanwhile.
     fn end_compaction(&mut self, key: &SessionKey) -> Option<Running> {
         let mut run = self.compactions.remove(key)?;
+        if run.turns() {
+            self.mark_dirty(key); // Its looks have waited.
+        }
         if let Some((keep_tail, progress)) = run.then.take() {
             self.begin_compaction(key.clone(), keep_tail, progress);
         }

@@ -17,6 +17,12 @@ use crate::source::database::Databases;
 use crate::store::{Store, Tally};
 use crate::watch::Hints;
 
+/// See [`Numbers::turn`]: days of work before the five digits end.
+const SEQ_TURN: u32 = 90_000;
+
+/// See [`Numbers::last`].
+const SEQ_LAST: u32 = 99_000;
+
 /// What the mirror works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
@@ -54,12 +60,30 @@ pub(crate) struct Settings {
     pub(crate) free_bytes_min: u64,
     /// Whether parts are merged without being asked.
     pub(crate) compaction: Automatic,
+    /// When numbers begin again, or a session begins anew.
+    pub(crate) numbers: Numbers,
     /// Mirror what is there, then end.
     pub(crate) once: bool,
     /// The store's URL, for people.
     pub(crate) store_url: String,
     /// Where state and outbox are.
     pub(crate) state_dir: PathBuf,
+}
+
+/// From which number on a session gets new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// From here on everything is merged into one part, so that numbers can begin again; where that cannot be, a new generation
+    /// begins.
+    pub(crate) turn: u32,
+    /// From here on a new generation begins in any case: a batch may still add some parts before the range ends.
+    pub(crate) last: u32,
+}
+
+impl Default for Numbers {
+    fn default() -> Numbers {
+        Numbers { turn: SEQ_TURN, last: SEQ_LAST }
+    }
 }
 
 /// Whether parts are merged without being asked.

@@ -51,7 +51,7 @@ use tracing::{error, info, warn};
 
 pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
-pub(crate) use self::interface::{Automatic, Fatal, Settings, Signal, Summary, Tools};
+pub(crate) use self::interface::{Automatic, Fatal, Numbers, Settings, Signal, Summary, Tools};
 pub(crate) use self::tiers::Tiers;
 use crate::api::{Phase, Problem};
 use crate::ledger::Ledgers;
@@ -114,6 +114,8 @@ struct Live {
     verify: bool,
     /// When its source changed and since when it is as it is.
     rewriting: Option<Rewriting>,
+    /// Its numbers were tried to be begun again: not once more before this one.
+    turn_from: u32,
     /// When something was last captured.
     captured_at: Option<Instant>,
     /// Since when stored parts wait to be named, or to be seen named.
