@@ -72,7 +72,8 @@ fn pieces(of: &[(u64, u64)]) -> Vec<Piece> {
 #[test]
 fn a_run_is_merged_when_there_are_enough_of_a_tier() {
     let tiers = Tiers { fan_in: 4, bytes_max: 1000, inputs_max: 100, live_inputs_min: 0 };
-    let cases: &[(&[(u64, u64)], Option<Range<usize>>)] = &[
+    type Case = (&'static [(u64, u64)], Option<Range<usize>>);
+    let cases: &[Case] = &[
         (&[], None),
         (&[(10, 1)], None),
         (&[(10, 1); 3], None),
