@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::api::Progress;
 use crate::durable::{Blocking, Disk};
 use crate::mirror::manifest::{self, Failure};
-use crate::mirror::tiers::Tiers;
+use crate::mirror::tiers::{self, Tiers};
 use crate::part::{Manifest, PartEntry, SessionKey, hex};
 use crate::redact::Counts;
 use crate::state::Compaction;
@@ -82,7 +82,9 @@ pub(crate) async fn plan(
     let parts_before = parts.len();
     let run = match wanted {
         Wanted::AllBut(keep_tail) => 0..parts_before.saturating_sub(keep_tail),
-        Wanted::Turn => 0..parts_before,
+        // Another writer's part has sums that are not known: it is merged for who asks, and not by itself.
+        Wanted::Turn if parts.iter().all(tiers::is_ours) => 0..parts_before,
+        Wanted::Turn => 0..0,
         Wanted::Next { tiers, below } => tiers.next(&manifest, below).unwrap_or(0..0),
     };
     let inputs = parts.into_iter().take(run.end).skip(run.start).collect();

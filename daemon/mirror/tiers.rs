@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::manifest;
-use crate::part::Manifest;
+use crate::part::{Manifest, PartEntry};
 use crate::state::Totals;
 
 /// Parts of one tier that make one of the next. Fewer would rewrite each byte more often, more would leave more parts.
@@ -66,6 +66,11 @@ pub(crate) fn totals(tiers: Option<Tiers>, manifest: &Manifest) -> Totals {
     Totals { mergeable, ..manifest::totals(manifest) }
 }
 
+/// Whether all is known of a part that a merge needs: then one of ours has stored or merged it.
+pub(crate) fn is_ours(part: &PartEntry) -> bool {
+    part.sha256.is_some() && part.cursor_range.is_some()
+}
+
 impl Tiers {
     /// The next run to merge of a session's parts, all of them in order, as places in the manifest. Only parts below a number
     /// are taken, if there is one: those from it on are not settled.
@@ -83,7 +88,7 @@ impl Tiers {
             .map(|(part, end)| Piece {
                 bytes: part.uploaded_bytes,
                 span: u64::from(end.saturating_sub(part.seq)).max(1),
-                fixed: part.sha256.is_none() || part.cursor_range.is_none(),
+                fixed: !is_ours(part),
             })
             .collect();
         self.run(&pieces)
