@@ -121,10 +121,11 @@ impl Engine {
         keep_tail: usize,
         progress: mpsc::Sender<Progress>,
     ) {
+        let is_waiting = |run: &Running| run.is_automatic() && run.stage == Stage::Naming;
+        if self.compactions.get(&key).is_some_and(is_waiting) {
+            self.end_compaction(&key); // It had not begun.
+        }
         match self.compactions.get_mut(&key) {
-            Some(run) if run.is_automatic() && run.stage == Stage::Naming => {
-                self.compactions.remove(&key); // It had not begun.
-            }
             Some(run) if run.is_automatic() && run.then.is_none() => {
                 run.then = Some((keep_tail, progress));
                 return;
@@ -263,10 +264,11 @@ impl Engine {
         // until the state knows: else the next send would look for it in vain.
         let settled = self.state.get(&key).and_then(|r| r.pending.first()).map(|part| part.seq);
         plan.inputs.retain(|part| settled.is_none_or(|seq| part.seq < seq));
+        let is_free = !self.live(&key).sending;
         let Some(run) = self.compactions.get_mut(&key) else { return };
         run.parts_before = plan.parts_before as u64;
         if plan.inputs.len() < 2 || self.phase == Phase::Stopping {
-            if run.turns() && run.parts_before == 1 && self.phase != Phase::Stopping {
+            if run.turns() && run.parts_before == 1 && self.phase != Phase::Stopping && is_free {
                 return self.start_turn(&key);
             }
             let parts = run.parts_before;
