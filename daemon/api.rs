@@ -85,6 +85,10 @@ pub struct Status {
     pub interval_ms: u64,
     /// Whether secrets are removed. `false` is shown loudly.
     pub redact: bool,
+    /// Whether parts are merged without being asked: `auto`; or not, because it is `off`, the store was seen to have `refused` a
+    /// delete, or early deletes are `billed` there.
+    #[serde(default)]
+    pub compaction: String,
     /// Where sessions are looked for.
     pub roots: Vec<Root>,
     /// Sessions by what they are doing.

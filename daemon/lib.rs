@@ -28,14 +28,16 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use self::config::StoreUrl;
+use self::config::{Compaction, StoreUrl};
 pub use self::config::{Config, ConfigError, Flags};
 use self::durable::{Blocking, Disk, OsDisk};
 pub use self::error::RunError;
 use self::harness::{Env, Harness, Root};
 use self::instance::{Instance, InstanceError};
 use self::mirror::handle::{Command, Mirror};
-use self::mirror::{Engine, RootsFinder, Settings, Signal, Summary, SystemClock, Tools};
+use self::mirror::{
+    Automatic, Engine, Numbers, RootsFinder, Settings, Signal, Summary, SystemClock, Tiers, Tools,
+};
 use self::redact::Redactor;
 use self::remote::Place;
 use self::shutdown::Signals;
@@ -246,6 +248,12 @@ fn state_dir_of(disk: &dyn Disk, dir: &Path, identity: &str) -> PathBuf {
 
 fn settings(config: &Config, mode: Mode, state_dir: PathBuf) -> Settings {
     let redact = config.redact.value;
+    let billed = Place::of(config).ok().flatten().is_some_and(|place| place.bills_early_deletes());
+    let compaction = match config.compaction.value {
+        Compaction::Auto if billed => Automatic::Billed,
+        Compaction::Auto => Automatic::On(Tiers::default()),
+        Compaction::Off => Automatic::Off,
+    };
     Settings {
         interval: config.interval.value,
         rules: config.rules.clone(),
@@ -253,6 +261,8 @@ fn settings(config: &Config, mode: Mode, state_dir: PathBuf) -> Settings {
         redact,
         outbox_bytes_max: config.outbox_max.value,
         free_bytes_min: config.min_free_space.value,
+        compaction,
+        numbers: Numbers::default(),
         once: mode == Mode::Once,
         store_url: config.store.value.to_string(),
         state_dir,

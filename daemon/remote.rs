@@ -14,6 +14,9 @@ use crate::store::{S3Settings, S3Store, Signer, Transport, is_loopback};
 /// The region of buckets whose region nobody named: where AWS puts them, and what most of its imitators are content with.
 const REGION: &str = "us-east-1";
 
+/// Services that bill an object for months also when it is deleted before, so that merging costs more than it saves.
+const BILL_EARLY_DELETES: [&str; 1] = ["wasabisys.com"];
+
 /// The gateway of Hugging Face, which has a path for each user.
 const HF_ENDPOINT: &str = "https://s3.hf.co";
 
@@ -38,6 +41,15 @@ impl Place {
         Ok(Some(place))
     }
 
+    /// Whether what is deleted soon is billed all the same.
+    pub(crate) fn bills_early_deletes(&self) -> bool {
+        let uri: Option<http::Uri> = self.settings.endpoint.parse().ok();
+        let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default().to_lowercase();
+        BILL_EARLY_DELETES.iter().any(|domain| {
+            host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    }
+
     /// What `--check` shows of it.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let row = |name: &str, value: &str, origin: &Origin| {
@@ -48,6 +60,10 @@ impl Place {
             row("region", &self.settings.region, &self.region),
         ];
         rows.extend(self.profile.as_ref().map(|p| row("profile", &p.value, &p.origin)));
+        if self.bills_early_deletes() {
+            let why = "the service bills what is deleted early";
+            rows.push(["compaction".to_owned(), "off".to_owned(), why.to_owned()]);
+        }
         rows
     }
 }
@@ -167,4 +183,39 @@ pub(crate) fn open(
     };
     let signer = Signer::new(source, &place.settings.region);
     Ok(S3Store::new(place.settings.clone(), transport, signer, disk.clone(), blocking))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_bills_early_deletes_is_known_by_its_name() {
+        let at = |endpoint: &str| Place {
+            settings: S3Settings {
+                scheme: "s3",
+                endpoint: endpoint.to_owned(),
+                region: REGION.to_owned(),
+                bucket: "flight".to_owned(),
+                project: "recorder".to_owned(),
+            },
+            endpoint: Origin::Default,
+            region: Origin::Default,
+            profile: None,
+        };
+        for (endpoint, bills) in [
+            ("https://s3.eu-central-1.wasabisys.com", true),
+            ("https://S3.WASABISYS.COM:443/", true),
+            ("https://notwasabisys.com", false),
+            ("https://wasabisys.com.example", false),
+            ("https://s3.us-east-1.amazonaws.com", false),
+        ] {
+            assert_eq!(at(endpoint).bills_early_deletes(), bills, "{endpoint}");
+            let says = at(endpoint)
+                .rows()
+                .iter()
+                .any(|[key, value, _]| key == "compaction" && value == "off");
+            assert_eq!(says, bills, "{endpoint}");
+        }
+    }
 }

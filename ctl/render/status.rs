@@ -24,6 +24,9 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     for words in status.remote.iter().flat_map(|known| remote(known, terminal)) {
         row("", &words);
     }
+    if let Some(words) = compaction(status) {
+        row("parts", words);
+    }
     for (label, value) in watching(&status.roots, terminal) {
         row(label, &value);
     }
@@ -117,6 +120,15 @@ fn sessions(status: &Status) -> String {
         words.push_str(&format!("; {} more left out by your rules", counts.excluded));
     }
     words
+}
+
+/// That parts are not merged by themselves, and why; what the store refuses is said of the store.
+fn compaction(status: &Status) -> Option<&'static str> {
+    match status.compaction.as_str() {
+        "off" => Some("merged only when you ask: compaction is off in the configuration"),
+        "billed" => Some("merged only when you ask: the store bills what is deleted early"),
+        _ => None,
+    }
 }
 
 /// What is known of a store that is not on this machine: where it is, what its answers can be trusted for, what it was asked.

@@ -61,6 +61,7 @@ fn status() -> Status {
         state_dir: "/home/me/.local/state/tracecraft".into(),
         interval_ms: 5000,
         redact: true,
+        compaction: "auto".into(),
         roots: vec![
             root("claude-code", "/home/me/.claude/projects", Coverage::Events),
             root("codex", "/mnt/net/codex/sessions", Coverage::Polled),
@@ -176,6 +177,9 @@ fn status_of_a_bucket_says_what_its_conditional_puts_mean_and_what_it_was_asked(
     let refusing = Remote { deletes: Some(false), failures: 0, ..Remote::default() };
     let refusing = Status { remote: Some(refusing), ..remote_status("") };
     says(refusing.clone(), "compaction is off");
+    let off = |why: &str| Status { compaction: why.into(), ..status() };
+    says(off("off"), "merged only when you ask: compaction is off in the configuration");
+    says(off("billed"), "merged only when you ask: the store bills what is deleted early");
     says(refusing, "no requests since the start");
     let local = status::text(&status(), &terminal(None));
     assert!(!local.contains("conditional"), "{local}");

@@ -20,6 +20,7 @@ use self::file::{FileContent, Value};
 pub(crate) use self::rules::{Decision, Rules};
 pub(crate) use self::store_url::{StoreUrl, endpoint};
 use self::values::Bad;
+pub(crate) use self::values::Compaction;
 use crate::paths::{self, Environment};
 
 /// Time between flushes. Short enough that little is lost with the laptop, long enough to be idle in between.
@@ -79,9 +80,10 @@ const MIN_FREE_SPACE_KEY: Key =
     Key { name: "min_free_space", flag: None, var: None, example: "\"1GiB\"" };
 const OUTBOX_MAX_KEY: Key =
     Key { name: "outbox_max", flag: None, var: None, example: "\"256MiB\"" };
+const COMPACTION: Key = Key { name: "compaction", flag: None, var: None, example: "\"auto\"" };
 
 /// All keys, in the order in which `--check` shows them.
-const KEYS: [&Key; 12] = [
+const KEYS: [&Key; 13] = [
     &STORE,
     &ENDPOINT,
     &REGION,
@@ -94,6 +96,7 @@ const KEYS: [&Key; 12] = [
     &REDACT,
     &MIN_FREE_SPACE_KEY,
     &OUTBOX_MAX_KEY,
+    &COMPACTION,
 ];
 
 /// What was given on the command line, as text.
@@ -183,6 +186,8 @@ pub struct Config {
     pub(crate) min_free_space: Setting<u64>,
     /// Bytes that the outbox may hold.
     pub(crate) outbox_max: Setting<u64>,
+    /// Whether parts are merged without being asked.
+    pub(crate) compaction: Setting<Compaction>,
     /// Which sessions are followed.
     pub(crate) rules: Rules,
     /// The configuration file's path, and whether there is one.
@@ -242,6 +247,7 @@ impl Config {
             redact: sources.flag(&REDACT, true),
             min_free_space: sources.text(&MIN_FREE_SPACE_KEY, values::size, || MIN_FREE_SPACE)?,
             outbox_max: sources.text(&OUTBOX_MAX_KEY, outbox_max, || OUTBOX_MAX)?,
+            compaction: sources.text(&COMPACTION, values::compaction, || Compaction::Auto)?,
             rules: content.rules.clone(),
             state_dir,
             file,
@@ -328,6 +334,10 @@ impl Config {
             ),
             row(&OUTBOX_MAX_KEY, &self.outbox_max, values::show_size(self.outbox_max.value)),
         ];
+        // What is known of the store decides, if it decides.
+        if !store_rows.iter().any(|row| row[0] == COMPACTION.name) {
+            rows.push(row(&COMPACTION, &self.compaction, self.compaction.value.to_string()));
+        }
         rows.splice(2..2, store_rows);
         for (kind, rules) in [("include", &self.rules.include), ("exclude", &self.rules.exclude)] {
             let file = self.file.value.display();

@@ -59,6 +59,7 @@ fn it_works_without_any_configuration() {
     assert_eq!(config.log(), "info");
     assert!(config.redact.value);
     assert_eq!((config.min_free_space.value, config.outbox_max.value), (1 << 30, 256 << 20));
+    assert_eq!(config.compaction.value, Compaction::Auto);
     assert!(config.rules.is_empty());
     assert_eq!(config.store.origin, Origin::Default);
 }
@@ -128,7 +129,7 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
         (
             "colour = 1",
             "F:1: unknown key \"colour\" | the keys are store, endpoint, region, profile, allow_http, interval, state_dir, socket, log, redact, \
-             min_free_space, outbox_max, include, exclude",
+             min_free_space, outbox_max, compaction, include, exclude",
         ),
         (
             "interval = 5",
@@ -149,6 +150,22 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
         (
             "outbox_max = \"256MB\"",
             "F:1: outbox_max = \"256MB\" has a unit that is not B, KiB, MiB, GiB or TiB | did you mean 256MiB?",
+        ),
+        (
+            "compaction = \"of\"",
+            "F:1: compaction = \"of\" is neither auto nor off | did you mean off?",
+        ),
+        (
+            "compaction = \"automatic\"",
+            "F:1: compaction = \"automatic\" is neither auto nor off | did you mean auto?",
+        ),
+        (
+            "compaction = \"weekly\"",
+            "F:1: compaction = \"weekly\" is neither auto nor off | write auto or off",
+        ),
+        (
+            "compaction = false",
+            "F:1: compaction is of type boolean, not text in quotes | write for example compaction = \"auto\"",
         ),
         (
             "outbox_max = \"1KiB\"",
@@ -498,6 +515,7 @@ fn check_shows_every_value_with_its_origin_in_columns() {
             "redact false ~/.config/tracecraft/config.toml:1",
             "min_free_space 1GiB default",
             "outbox_max 256MiB default",
+            "compaction auto default",
             "exclude cwd ~/secret ~/.config/tracecraft/config.toml",
             "root codex /nonexistent/.codex/sessions not there",
         ]

@@ -1,8 +1,9 @@
-//! The grammar of single settings: durations, sizes, log filters.
+//! The grammar of single settings: durations, sizes, log filters, words.
 //!
 //! Knows text and what is wrong with it; refuses to know which key, file or variable the text came from: [`super`] adds
 //! that.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Shortest interval between flushes. Below it the daemon would be awake all the time and gain nothing a person can see.
@@ -125,6 +126,40 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let (number, unit) = text.split_at(end);
     let letters = unit.chars().all(|c| c.is_ascii_alphabetic());
     letters.then(|| number.parse().ok()).flatten().map(|number| (number, unit))
+}
+
+/// Whether parts are merged without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compaction {
+    /// Where deleting is neither refused nor billed.
+    Auto,
+    /// Only when somebody asks.
+    Off,
+}
+
+impl fmt::Display for Compaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compaction::Auto => "auto",
+            Compaction::Off => "off",
+        })
+    }
+}
+
+/// `auto` or `off`.
+pub(crate) fn compaction(text: &str) -> Result<Compaction, Bad> {
+    match text {
+        "auto" => Ok(Compaction::Auto),
+        "off" => Ok(Compaction::Off),
+        other => {
+            let hint = match nearest(other, &["auto", "off", "automatic"]) {
+                Some("off") => "did you mean off?",
+                Some(_) => "did you mean auto?",
+                None => "write auto or off",
+            };
+            Err(Bad::new("is neither auto nor off", hint))
+        }
+    }
 }
 
 /// Levels that a log filter may name.

@@ -60,6 +60,7 @@ fn status() -> Status {
         state_dir: "/state".into(),
         interval_ms: 5000,
         redact: true,
+        compaction: "auto".into(),
         roots: vec![],
         sessions: SessionCounts::default(),
         stored_bytes: 0,

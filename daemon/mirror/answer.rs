@@ -9,7 +9,9 @@ use tracing::{info, warn};
 use super::handle::{Answer, Command, Replay};
 use super::replay::{PIECES_MAX, replay};
 use super::wait::Reply;
-use super::{DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_REFUSALS_MAX, ONCE_STALL, Summary};
+use super::{
+    Automatic, DRAIN_MAX, Done, Engine, IDLE_AFTER, ONCE_REFUSALS_MAX, ONCE_STALL, Summary,
+};
 use crate::api::{
     self, ErrorBody, ErrorCode, PROTOCOL, Pending, Phase, Session, SessionCounts, SessionList,
     SessionState, Status,
@@ -219,6 +221,7 @@ impl Engine {
             state_dir: self.settings.state_dir.display().to_string(),
             interval_ms: u64::try_from(self.settings.interval.as_millis()).unwrap_or(u64::MAX),
             redact: self.settings.redact,
+            compaction: self.compaction().to_owned(),
             roots: self.roots.clone(),
             sessions: counts,
             stored_bytes,
@@ -226,6 +229,16 @@ impl Engine {
             last_stored_at: self.last_stored_at.clone(),
             remote: (!self.tools.store.is_local()).then(|| self.remote()),
             problems,
+        }
+    }
+
+    /// Whether sessions are compacted without being asked, in a word.
+    fn compaction(&self) -> &'static str {
+        match self.settings.compaction {
+            Automatic::Off => "off",
+            Automatic::Billed => "billed",
+            Automatic::On(_) if self.deletes == Some(false) => "refused",
+            Automatic::On(_) => "auto",
         }
     }
 
@@ -387,7 +400,7 @@ impl Engine {
         let waiting = !self.to_send.is_empty() && self.store_takes_sends()
             || !self.resting.is_empty() && !self.store_is_away();
         let sending = self.sends > 0 || waiting;
-        let merging = self.compactions.values().any(super::deliver::Running::is_swapping);
+        let merging = self.compactions.values().any(super::compactions::Running::is_swapping);
         let late = self.drain_until.is_some_and(|until| until <= Instant::now());
         late || (self.ends_said && !self.capturing && !sending && !merging)
     }

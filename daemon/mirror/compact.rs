@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::api::Progress;
 use crate::durable::{Blocking, Disk};
 use crate::mirror::manifest::{self, Failure};
+use crate::mirror::tiers::{self, Tiers};
 use crate::part::{Manifest, PartEntry, SessionKey, hex};
 use crate::redact::Counts;
 use crate::state::Compaction;
@@ -46,6 +47,17 @@ pub(crate) struct Tools {
     pub(crate) blocking: Blocking,
 }
 
+/// Which parts are to be merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// All but so many of the newest.
+    AllBut(usize),
+    /// The next run of adjacent ones, of those below a number if there is one.
+    Next { tiers: Tiers, below: Option<u32> },
+    /// All of them, so that numbers can begin again behind the one that is left.
+    Turn,
+}
+
 /// What to merge, as the manifest names it.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -53,11 +65,11 @@ pub(crate) struct Plan {
     pub(crate) parts_before: usize,
 }
 
-/// Reads the manifest and chooses what to merge: all but the newest `keep_tail`. Fewer than two inputs: nothing to do.
+/// Reads the manifest and chooses what to merge. Fewer than two inputs: nothing to do.
 pub(crate) async fn plan(
     store: &dyn Store,
     key: &SessionKey,
-    keep_tail: usize,
+    wanted: Wanted,
     try_delete: bool,
 ) -> Result<Plan, Failure> {
     if try_delete {
@@ -68,7 +80,14 @@ pub(crate) async fn plan(
     // What another writer stored a second time is not to be merged in for good.
     let parts: Vec<PartEntry> = manifest.chain().iter().map(|link| link.part.clone()).collect();
     let parts_before = parts.len();
-    let inputs = parts.into_iter().take(parts_before.saturating_sub(keep_tail)).collect();
+    let run = match wanted {
+        Wanted::AllBut(keep_tail) => 0..parts_before.saturating_sub(keep_tail),
+        // Another writer's part has sums that are not known: it is merged for who asks, and not by itself.
+        Wanted::Turn if parts.iter().all(tiers::is_ours) => 0..parts_before,
+        Wanted::Turn => 0..0,
+        Wanted::Next { tiers, below } => tiers.next(&manifest, below).unwrap_or(0..0),
+    };
+    let inputs = parts.into_iter().take(run.end).skip(run.start).collect();
     Ok(Plan { inputs, parts_before })
 }
 
@@ -238,6 +257,22 @@ pub(crate) async fn swap(
         result?;
     }
     Ok(manifest)
+}
+
+/// Lets numbers begin again behind the last named part. `None`: something else is there, which a number given twice might be
+/// taken for, or another writer was faster.
+pub(crate) async fn turn(store: &dyn Store, key: &SessionKey) -> Result<Option<u32>, Failure> {
+    let seen = manifest::see(store, key).await?;
+    let Some(mut manifest) = seen.manifest.clone() else { return Ok(None) };
+    let named = manifest.parts.iter().map(PartEntry::name);
+    let listed = manifest::list_parts(store, key).await?.into_iter().map(|(name, _)| name);
+    if !named.eq(listed) {
+        return Ok(None);
+    }
+    let next = manifest.parts.last().map_or(0, |part| part.seq + 1);
+    manifest.next_seq = next;
+    let written = manifest::write(store, key, &seen, &manifest, 1).await?;
+    Ok(written.then_some(next))
 }
 
 /// Deletes a merged part that no manifest names: the compaction is given up.

@@ -1,79 +1,21 @@
-//! What is sent when, what a failing store means, and the steps of a compaction.
+//! What is sent when, and what a failing store means.
 
 use std::cmp::Reverse;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use super::compact::OVERWRITTEN_WITHIN;
-use super::compact::{self, Plan};
+use super::compactions::Running;
 use super::manifest::{Failure, Header};
-use super::pause::rest;
 use super::send::{Named, SEND_PARTS_MAX, Send, Sent, send};
 use super::{
     Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY, chain,
     manifest,
 };
-use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
-use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
-use crate::state::{Change, Compaction, PendingPart, Record};
-use crate::store::ErrorKind;
-
-/// Steps of a compaction that may fail in a row before whoever asked for it is told; what was begun goes on all the same.
-const COMPACTION_FAILURES_MAX: u32 = 8;
-
-/// A compaction under way.
-#[derive(Debug)]
-pub(super) struct Running {
-    progress: mpsc::Sender<Progress>,
-    parts_before: u64,
-    keep_tail: usize,
-    stage: Stage,
-    /// Steps in a row that failed on their way, and until when it rests.
-    failures: u32,
-    rests_until: Option<Instant>,
-}
-
-impl Running {
-    fn new(progress: mpsc::Sender<Progress>, keep_tail: usize, stage: Stage) -> Running {
-        Running { progress, parts_before: 0, keep_tail, stage, failures: 0, rests_until: None }
-    }
-
-    /// Whether it asks the store something now.
-    fn is_asking(&self) -> bool {
-        matches!(self.stage, Stage::Preparing | Stage::Swapping)
-    }
-
-    /// Whether the store is between two manifests.
-    pub(super) fn is_swapping(&self) -> bool {
-        self.stage == Stage::Swapping
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// What is stored is to be named first, so that it is merged too.
-    Naming,
-    /// Planning, merging or putting: nothing that readers see has changed.
-    Preparing,
-    /// The merged part is to be put again when the store answers.
-    Unpublished,
-    /// Stored; waits until nobody else writes the manifest.
-    Ready,
-    /// The manifest is being swapped.
-    Swapping,
-}
-
-/// What a step of a compaction brings back.
-#[derive(Debug)]
-pub(super) enum Step {
-    Planned(SessionKey, Result<Plan, Failure>),
-    Merged(SessionKey, Result<Compaction, Failure>),
-    Published(SessionKey, Result<bool, Failure>),
-    Swapped(SessionKey, Result<Box<Manifest>, Failure>),
-    Swept(SessionKey, Result<(), Failure>),
-}
+use crate::api::Phase;
+use crate::part::{ManifestError, PartEntry, SessionKey};
+use crate::state::{Change, PendingPart, Record};
 
 impl Engine {
     /// Puts a session into the send queue if it has anything to send or to name.
@@ -110,7 +52,7 @@ impl Engine {
         }
         let live = self.live.get(key);
         let since = |at: Option<Instant>, wait| at.is_some_and(|at| Instant::now() >= at + wait);
-        let merging = self.compactions.get(key).is_some_and(|run| run.stage == Stage::Naming);
+        let merging = self.compactions.get(key).is_some_and(Running::wants_names);
         let sure = !manifest::may_be_overwritten(&*self.tools.store);
         if unsure && (merging && sure || since(live.and_then(|l| l.unnamed_since), MANIFEST_EVERY))
         {
@@ -153,29 +95,7 @@ impl Engine {
             let tools = self.tools.clone();
             self.jobs.push(Box::pin(async move { Done::Sent(Box::new(send(tools, job).await)) }));
         }
-    }
-
-    /// Takes the next steps of compactions that waited for the store, or for the manifest to be free.
-    fn start_compactions(&mut self) {
-        let now = Instant::now();
-        let waiting: Vec<(SessionKey, Stage)> = self
-            .compactions
-            .iter()
-            .filter(|(_, run)| !run.is_asking() && run.rests_until.is_none_or(|at| at <= now))
-            .map(|(key, run)| (key.clone(), run.stage))
-            .collect();
-        for (key, stage) in waiting {
-            // Whether the store is back one of them finds out.
-            if self.store_is_away() && self.compactions.values().any(Running::is_asking) {
-                return;
-            }
-            match stage {
-                Stage::Naming => self.start_plan(key),
-                Stage::Unpublished => self.start_publish(key),
-                Stage::Ready if !self.live(&key).sending => self.start_swap(&key),
-                _ => {}
-            }
-        }
+        self.start_automatic();
     }
 
     fn new_send(&self, key: &SessionKey) -> Option<Send> {
@@ -198,7 +118,8 @@ impl Engine {
         let before = record.named_bytes;
         let key = key.clone();
         let any = !parts.is_empty() || header.is_some();
-        any.then_some(Send { key, parts, unnamed, before, header })
+        let tiers = self.settings.tiers();
+        any.then_some(Send { key, parts, unnamed, before, header, tiers })
     }
 
     pub(super) fn sent(&mut self, sent: Sent) {
@@ -236,6 +157,7 @@ impl Engine {
         }
         if sent.named.is_some() {
             self.live(key).unnamed_since = None;
+            self.note_mergeable(key);
         }
         self.note_unnamed(key);
         if let Some(part) = sent.lost {
@@ -329,271 +251,4 @@ impl Engine {
             self.next_generation(key, "a captured part was lost from the outbox");
         }
     }
-}
-
-// Compaction.
-impl Engine {
-    /// Begins a compaction that somebody asked for.
-    pub(super) fn begin_compaction(
-        &mut self,
-        key: SessionKey,
-        keep_tail: usize,
-        progress: mpsc::Sender<Progress>,
-    ) {
-        if self.compactions.contains_key(&key) {
-            let message = format!("{key} is being compacted already");
-            fail(&progress, ErrorCode::Busy, message);
-            return;
-        }
-        if self.deletes == Some(false) {
-            fail(&progress, ErrorCode::Store, "this store refuses to delete".to_owned());
-            return;
-        }
-        let running = Running::new(progress, keep_tail, Stage::Naming);
-        self.compactions.insert(key.clone(), running);
-        self.queue_send(&key);
-    }
-
-    /// Plans a compaction when everything that is stored is named, or cannot be. Where names may still get lost, the newest
-    /// parts stay as they are.
-    fn start_plan(&mut self, key: SessionKey) {
-        let held = self.live.get(&key).is_some_and(|live| live.held_until.is_some());
-        let sure = !manifest::may_be_overwritten(&*self.tools.store);
-        let waits = |p: &PendingPart| if sure { p.stored_at.is_some() } else { p.is_unnamed() };
-        let unnamed = |r: &Record| r.pending.iter().any(waits);
-        if !held && (self.live(&key).sending || self.state.get(&key).is_some_and(unnamed)) {
-            self.queue_send(&key);
-            return;
-        }
-        let Some(run) = self.compactions.get_mut(&key) else { return };
-        run.stage = Stage::Preparing;
-        let keep_tail = run.keep_tail;
-        let (store, try_delete) = (self.tools.store.clone(), self.deletes.is_none());
-        self.jobs.push(Box::pin(async move {
-            let plan = compact::plan(&*store, &key, keep_tail, try_delete).await;
-            Done::Compaction(Box::new(Step::Planned(key, plan)))
-        }));
-    }
-
-    /// Finishes a compaction that a former process began.
-    pub(super) fn finish_compaction(&mut self, key: &SessionKey) {
-        let (progress, _) = mpsc::channel(1);
-        let running = Running::new(progress, 0, Stage::Preparing);
-        self.compactions.insert(key.clone(), running);
-        self.start_publish(key.clone());
-    }
-
-    pub(super) fn compaction_step(&mut self, step: Step) {
-        match step {
-            Step::Planned(key, Ok(plan)) => {
-                self.deletes = Some(true);
-                self.planned(key, plan);
-            }
-            Step::Planned(key, Err(Failure::Store(error)))
-                if error.kind == ErrorKind::Denied && error.operation == "delete" =>
-            {
-                self.deletes = Some(false);
-                let hint = "allow deleting below the project, or leave sessions as they are";
-                let message = "this store refuses to delete: compaction is off";
-                self.problem("compaction_off", "", message, Some(hint));
-                self.give_up(&key, Some(Failure::Store(error)));
-            }
-            Step::Merged(key, Ok(compaction)) => self.merged(key, compaction),
-            Step::Published(key, Ok(true)) => {
-                if let Some(run) = self.compactions.get_mut(&key) {
-                    (run.stage, run.failures) = (Stage::Ready, 0);
-                }
-            }
-            Step::Published(key, Ok(false)) => self.start_sweep(key),
-            Step::Swapped(key, Ok(manifest)) => self.swapped(&key, &manifest),
-            Step::Swept(key, Ok(())) => self.give_up(&key, None),
-            // Nothing has changed yet: it begins again, and whoever asked for it still waits.
-            Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
-                if !self.rest_compaction(&key, &failure, Stage::Naming) {
-                    self.give_up(&key, Some(failure));
-                }
-            }
-            // Putting and sweeping begin with the same question: is the merged part there?
-            Step::Published(key, Err(failure)) | Step::Swept(key, Err(failure)) => {
-                self.compaction_failed(key, failure, Stage::Unpublished);
-            }
-            Step::Swapped(key, Err(failure)) => {
-                self.live(&key).sending = false;
-                self.queue_send(&key);
-                self.compaction_failed(key, failure, Stage::Ready);
-            }
-        }
-    }
-
-    fn planned(&mut self, key: SessionKey, mut plan: Plan) {
-        // A part that the state still holds for pending may be named already, by a send whose commit failed. It stays as it is
-        // until the state knows: else the next send would look for it in vain.
-        let settled = self.state.get(&key).and_then(|r| r.pending.first()).map(|part| part.seq);
-        plan.inputs.retain(|part| settled.is_none_or(|seq| part.seq < seq));
-        let Some(run) = self.compactions.get_mut(&key) else { return };
-        run.parts_before = plan.parts_before as u64;
-        if plan.inputs.len() < 2 || self.phase == Phase::Stopping {
-            let parts = run.parts_before;
-            let done = Progress::Done { parts_before: parts, parts_after: parts, merged_bytes: 0 };
-            let _ = run.progress.try_send(done);
-            self.compactions.remove(&key);
-            return;
-        }
-        let tools = compact::Tools {
-            store: self.tools.store.clone(),
-            disk: self.tools.disk.clone(),
-            blocking: self.tools.blocking.clone(),
-        };
-        let (into, now) = (self.outbox.merging(&key), self.now_text());
-        let progress = self.compactions[&key].progress.clone();
-        self.jobs.push(Box::pin(async move {
-            let merged = compact::merge(&tools, &key, &plan.inputs, into, now, &progress).await;
-            Done::Compaction(Box::new(Step::Merged(key, merged)))
-        }));
-    }
-
-    /// The merged file is durable: from here on a restart finishes what was begun.
-    fn merged(&mut self, key: SessionKey, compaction: Compaction) {
-        let Some(record) = self.state.get(&key) else { return };
-        let record = Record { compaction: Some(compaction), ..record.clone() };
-        let change = Change::Session { key: key.clone(), record: Box::new(record) };
-        if self.commit(vec![change]) {
-            self.start_publish(key);
-        } else {
-            let what = Failure::Damaged {
-                key: self.settings.state_dir.display().to_string(),
-                what: "not writable now".into(),
-            };
-            self.give_up(&key, Some(what));
-        }
-    }
-
-    fn start_publish(&mut self, key: SessionKey) {
-        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
-            return;
-        };
-        if let Some(run) = self.compactions.get_mut(&key) {
-            run.stage = Stage::Preparing;
-        }
-        let (store, file) = (self.tools.store.clone(), self.outbox.merging(&key));
-        self.jobs.push(Box::pin(async move {
-            let published = compact::publish(&*store, &key, &compaction.merged, file).await;
-            Done::Compaction(Box::new(Step::Published(key, published.map_err(Failure::from))))
-        }));
-    }
-
-    fn start_swap(&mut self, key: &SessionKey) {
-        let Some(compaction) = self.state.get(key).and_then(|r| r.compaction.clone()) else {
-            self.compactions.remove(key);
-            return;
-        };
-        if let Some(run) = self.compactions.get_mut(key) {
-            run.stage = Stage::Swapping;
-        }
-        self.live(key).sending = true; // Nobody else of this process writes the manifest meanwhile.
-        let (store, file, key) = (self.tools.store.clone(), self.outbox.merging(key), key.clone());
-        self.jobs.push(Box::pin(async move {
-            let swapped = compact::swap(&*store, &key, &compaction, file).await.map(Box::new);
-            Done::Compaction(Box::new(Step::Swapped(key, swapped)))
-        }));
-    }
-
-    fn start_sweep(&mut self, key: SessionKey) {
-        let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
-            return;
-        };
-        let store = self.tools.store.clone();
-        self.jobs.push(Box::pin(async move {
-            let swept = compact::sweep(&*store, &key, &compaction).await;
-            Done::Compaction(Box::new(Step::Swept(key, swept)))
-        }));
-    }
-
-    fn swapped(&mut self, key: &SessionKey, manifest: &Manifest) {
-        self.live(key).sending = false;
-        let Some(record) = self.state.get(key) else { return };
-        let merged_bytes = record.compaction.as_ref().map_or(0, |c| c.merged.uploaded_bytes);
-        let record =
-            Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
-        let change = Change::Session { key: key.clone(), record: Box::new(record) };
-        if !self.commit(vec![change]) {
-            // Swapping again changes nothing and deletes nothing twice.
-            self.hold_store_retry();
-            if let Some(run) = self.compactions.get_mut(key) {
-                run.stage = Stage::Ready;
-            }
-            return;
-        }
-        let _ = self.tools.disk.remove(&self.outbox.merging(key));
-        self.outbox.tidy(&*self.tools.disk, key);
-        let parts_after = manifest.parts.len() as u64;
-        if let Some(run) = self.compactions.remove(key) {
-            info!(session = %key, before = run.parts_before, after = parts_after, "compacted");
-            let parts_before = run.parts_before;
-            let done = Progress::Done { parts_before, parts_after, merged_bytes };
-            // The receiver reads at its own pace; the channel has room, or nobody listens.
-            let _ = run.progress.try_send(done);
-        }
-        self.queue_send(key);
-    }
-
-    /// A step failed after the intent was committed: the intent stays, and the steps are taken again later.
-    fn compaction_failed(&mut self, key: SessionKey, failure: Failure, again: Stage) {
-        if !self.rest_compaction(&key, &failure, again)
-            && let Some(run) = self.compactions.get(&key)
-        {
-            fail(&run.progress, ErrorCode::Store, chain(&failure));
-        }
-        match failure {
-            Failure::Store(_) => {}
-            other => {
-                let hint = "the session's parts are as they were before the compaction";
-                self.session_problem(&key, "compaction_failed", &chain(&other), Some(hint));
-                self.start_sweep(key);
-            }
-        }
-    }
-
-    /// Lets a compaction rest after a step that the store failed, and take it again. `false`: whoever asked for it is to hear that
-    /// it has to wait, because the store is away or this does not pass by itself.
-    fn rest_compaction(&mut self, key: &SessionKey, failure: &Failure, again: Stage) -> bool {
-        let Failure::Store(error) = failure else { return false };
-        self.store_failed(error);
-        let away = self.store_is_away() || !error.kind.passes();
-        let Some(run) = self.compactions.get_mut(key) else { return false };
-        run.failures += 1;
-        run.stage = again;
-        run.rests_until = Some(Instant::now() + rest(key, run.failures));
-        !away && run.failures < COMPACTION_FAILURES_MAX
-    }
-
-    /// When a compaction has rested.
-    pub(super) fn compaction_due(&self) -> Option<Instant> {
-        self.compactions
-            .values()
-            .filter_map(|run| run.rests_until)
-            .filter(|at| *at > Instant::now())
-            .min()
-    }
-
-    /// Ends a compaction without a result; readers never saw it.
-    fn give_up(&mut self, key: &SessionKey, failure: Option<Failure>) {
-        if let Some(record) = self.state.get(key)
-            && record.compaction.is_some()
-        {
-            let record = Record { compaction: None, ..record.clone() };
-            let change = Change::Session { key: key.clone(), record: Box::new(record) };
-            let _ = self.commit(vec![change]); // Else the next start gives it up.
-        }
-        let _ = self.tools.disk.remove(&self.outbox.merging(key));
-        if let Some(run) = self.compactions.remove(key) {
-            let why = failure.map_or_else(|| "the merged part was lost".into(), |f| chain(&f));
-            fail(&run.progress, ErrorCode::Store, why);
-        }
-    }
-}
-
-fn fail(progress: &mpsc::Sender<Progress>, code: ErrorCode, message: String) {
-    let hint = Some("nothing is lost; try again later".to_owned());
-    let _ = progress.try_send(Progress::Failed { error: ErrorBody { code, message, hint } });
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Clock, Finder};
+use super::{Clock, Finder, Tiers};
 use crate::config::Rules;
 use crate::durable::{Blocking, Disk};
 use crate::redact::Redactor;
@@ -16,6 +16,12 @@ use crate::source::Files;
 use crate::source::database::Databases;
 use crate::store::{Store, Tally};
 use crate::watch::Hints;
+
+/// See [`Numbers::turn`]: days of work before the five digits end.
+const SEQ_TURN: u32 = 90_000;
+
+/// See [`Numbers::last`].
+const SEQ_LAST: u32 = 99_000;
 
 /// What the mirror works with.
 #[derive(Debug, Clone)]
@@ -52,12 +58,53 @@ pub(crate) struct Settings {
     pub(crate) outbox_bytes_max: u64,
     /// Free bytes below which nothing is captured.
     pub(crate) free_bytes_min: u64,
+    /// Whether parts are merged without being asked.
+    pub(crate) compaction: Automatic,
+    /// When numbers begin again, or a session begins anew.
+    pub(crate) numbers: Numbers,
     /// Mirror what is there, then end.
     pub(crate) once: bool,
     /// The store's URL, for people.
     pub(crate) store_url: String,
     /// Where state and outbox are.
     pub(crate) state_dir: PathBuf,
+}
+
+/// From which number on a session gets new ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// From here on everything is merged into one part, so that numbers can begin again; where that cannot be, a new generation
+    /// begins.
+    pub(crate) turn: u32,
+    /// From here on a new generation begins in any case: a batch may still add some parts before the range ends.
+    pub(crate) last: u32,
+}
+
+impl Default for Numbers {
+    fn default() -> Numbers {
+        Numbers { turn: SEQ_TURN, last: SEQ_LAST }
+    }
+}
+
+/// Whether parts are merged without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Automatic {
+    /// So far.
+    On(Tiers),
+    /// Somebody said so.
+    Off,
+    /// The store bills what is deleted early.
+    Billed,
+}
+
+impl Settings {
+    /// How far parts are merged without being asked; `None`: not at all.
+    pub(crate) fn tiers(&self) -> Option<Tiers> {
+        match self.compaction {
+            Automatic::On(tiers) => Some(tiers),
+            Automatic::Off | Automatic::Billed => None,
+        }
+    }
 }
 
 /// What the program tells the mirror, beside commands.

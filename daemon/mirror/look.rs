@@ -16,9 +16,6 @@ use crate::part::SessionKey;
 use crate::source::{Cursor, SourceError, Stat, Unfinished};
 use crate::state::{Change, PendingPart, Record};
 
-/// From this sequence number on a session goes on as a new generation: a batch may still add some before the range ends.
-const SEQ_TURN: u32 = 90_000;
-
 /// Events are taken together for this long: a busy agent writes many times a second.
 const HINTS_EVERY: Duration = Duration::from_millis(200);
 
@@ -339,10 +336,13 @@ impl Engine {
             let limit = self.unfinished_after(record);
             if age >= limit { Unfinished::Take } else { Unfinished::Wait }
         };
-        if self.state.get(&key).is_some_and(|r| !r.superseded && r.next_seq >= SEQ_TURN) {
+        if let Some(why) = self.state.get(&key).and_then(|record| self.numbers_end(record)) {
             // Readers sort by five digits. What is stored stays as it is, complete up to here.
-            self.next_generation(&key, "its sequence numbers are used up");
+            self.next_generation(&key, why);
             return None;
+        }
+        if self.is_turning(&key) {
+            return None; // Its end asks for a look.
         }
         let live = self.live.entry(key.clone()).or_default();
         if live.looking || live.relearning || live.excluded {

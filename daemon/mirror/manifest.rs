@@ -414,5 +414,6 @@ pub(crate) fn totals(manifest: &Manifest) -> Totals {
         bytes: manifest.bytes(),
         redactions: manifest.redaction_counts.clone(),
         last_stored_at: Some(manifest.last_uploaded_at.clone()).filter(|at| !at.is_empty()),
+        mergeable: 0,
     }
 }

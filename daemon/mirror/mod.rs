@@ -7,9 +7,11 @@
 mod adopt;
 mod adopt_rows;
 mod answer;
+mod automatic;
 mod capture;
 mod clock;
 mod compact;
+mod compactions;
 mod contents;
 mod databases;
 mod deliver;
@@ -28,6 +30,7 @@ mod replay;
 mod retreat;
 mod rows;
 mod send;
+mod tiers;
 mod verify;
 mod wait;
 
@@ -49,7 +52,8 @@ use tracing::{error, info, warn};
 
 pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
-pub(crate) use self::interface::{Fatal, Settings, Signal, Summary, Tools};
+pub(crate) use self::interface::{Automatic, Fatal, Numbers, Settings, Signal, Summary, Tools};
+pub(crate) use self::tiers::Tiers;
 use crate::api::{Phase, Problem};
 use crate::ledger::Ledgers;
 use crate::outbox::{Outbox, Waiting};
@@ -111,6 +115,8 @@ struct Live {
     verify: bool,
     /// When its source changed and since when it is as it is.
     rewriting: Option<Rewriting>,
+    /// Its numbers were tried to be begun again: not once more before this one.
+    turn_from: u32,
     /// When something was last captured.
     captured_at: Option<Instant>,
     /// Since when stored parts wait to be named, or to be seen named.
@@ -150,7 +156,7 @@ enum Done {
     Adopted(SessionKey, Box<find::NewFile>, Result<adopt::Adopted, adopt::AdoptError>),
     Relearned(SessionKey, Result<(), adopt::AdoptError>),
     Orphans(SessionKey, Result<adopt::Adopted, adopt::AdoptError>),
-    Compaction(Box<deliver::Step>),
+    Compaction(Box<compactions::Step>),
     Moved(SessionKey, Box<Result<retreat::Moved, manifest::Failure>>),
     Left(SessionKey, Result<Vec<crate::part::PartName>, manifest::Failure>),
     Replayed,
@@ -222,7 +228,9 @@ pub(crate) struct Engine {
     /// Sessions whose last send failed, and until when they rest.
     resting: BTreeSet<(Instant, SessionKey)>,
     outbox_bytes: u64,
-    compactions: HashMap<SessionKey, deliver::Running>,
+    compactions: HashMap<SessionKey, compactions::Running>,
+    /// Sessions whose manifest has parts that are to be merged, as it was last seen.
+    to_merge: BTreeSet<SessionKey>,
     /// Whether this store lets us delete; not known before the first compaction.
     deletes: Option<bool>,
     /// Generations that were left to another writer with objects of ours in them, and when to look at those.
@@ -318,6 +326,7 @@ impl Engine {
             resting: BTreeSet::new(),
             outbox_bytes: 0,
             compactions: HashMap::new(),
+            to_merge: BTreeSet::new(),
             deletes: None,
             leaving: BTreeMap::new(),
             waiters: Vec::new(),
@@ -365,6 +374,7 @@ impl Engine {
         if record.leaving.is_some() {
             self.leaving.insert(key.clone(), Instant::now());
         }
+        self.note_mergeable(key);
         if record.compaction.is_some() {
             self.finish_compaction(key);
         }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::durable::Disk;
 use crate::mirror::Tools;
 use crate::mirror::manifest::{self, Failure, Header};
+use crate::mirror::tiers::{self, Tiers};
 use crate::part::{PartEntry, SessionKey};
 use crate::state::{PendingPart, Totals};
 use crate::store::{Body, ErrorKind, Store, StoreError};
@@ -27,6 +28,8 @@ pub(crate) struct Send {
     pub(crate) before: u64,
     /// What the manifest is to say; `None`: the manifest waits.
     pub(crate) header: Option<Header>,
+    /// How far parts are merged, if they are.
+    pub(crate) tiers: Option<Tiers>,
 }
 
 /// What became of it.
@@ -59,7 +62,7 @@ pub(crate) struct Named {
 /// Sends; stops at the first failure.
 pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
     let Tools { store, disk, clock, .. } = tools;
-    let Send { key, parts, mut unnamed, before, header } = job;
+    let Send { key, parts, mut unnamed, before, header, tiers } = job;
     let mut sent = Sent { key, stored: Vec::new(), lost: None, named: None, error: None };
     for (mut part, path) in parts {
         match put_part(&*store, &*disk, &sent.key, &part, path).await {
@@ -89,7 +92,7 @@ pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
                 let next_seq = manifest.next_seq;
                 let added_from = (found_below < next_seq).then_some(found_below);
                 let first = unnamed.first().map(|part| part.seq);
-                let totals = manifest::totals(&manifest);
+                let totals = tiers::totals(tiers, &manifest);
                 sent.named = Some(Named { next_seq, added_from, first, totals, header });
             }
             Err(error) => sent.error = sent.error.or(Some(error)),

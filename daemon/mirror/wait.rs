@@ -148,6 +148,15 @@ impl Engine {
         }
     }
 
+    /// The numbers of a session begin again: who waits for what was captured before has it.
+    pub(super) fn note_turned(&mut self, key: &SessionKey, next: u32) {
+        for waiter in &mut self.waiters {
+            if let Some(target) = waiter.targets.get_mut(key) {
+                *target = next.min(*target);
+            }
+        }
+    }
+
     /// Answers whoever waits for something that is now so.
     pub(super) fn answer_waiters(&mut self) {
         let mut waiting = Vec::new();

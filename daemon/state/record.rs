@@ -188,6 +188,13 @@ pub(crate) struct Totals {
     pub(crate) redactions: Counts,
     /// When the newest was stored, RFC 3339.
     pub(crate) last_stored_at: Option<String>,
+    /// How many of them automatic compaction would merge next: so that a start need not ask the store.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) mergeable: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A compaction whose merged part is in the outbox or stored.

@@ -10,10 +10,11 @@ use super::{Play, oracle, remote};
 use crate::api::Progress;
 use crate::durable::Disk;
 use crate::mirror::handle::Mirror;
+use crate::mirror::{Automatic, Numbers};
 use crate::part::{Manifest, SessionKey, digest_of};
 use crate::state::PendingPart;
-use crate::store::ErrorKind;
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
+use crate::store::{Conditions, ErrorKind};
 
 /// Long enough for scans, back-offs and retries.
 const A_WHILE: Duration = Duration::from_secs(200);
@@ -260,4 +261,95 @@ fn t31_what_another_recorder_names_while_a_lost_state_is_rebuilt_is_not_what_our
         assert_eq!(parts(play).iter().filter(|key| key.contains("/s0~")).count(), 2);
         Ok(())
     });
+}
+
+/// A session that is written to again and again, in a world whose numbers end soon.
+async fn many_parts(play: &mut Play, parts: usize) -> Result<Vec<u8>, String> {
+    play.world.numbers = Numbers { turn: 40, last: 80 };
+    let number = play.world.new_source();
+    for _ in 0..parts {
+        play.run(Duration::from_secs(2)).await?;
+        play.world.grow(number);
+    }
+    play.run(A_WHILE * 3).await?;
+    Ok(play.world.sources[number].held.last().expect("it grew").clone())
+}
+
+/// What the parts of a session hold by the order of their names, and the highest of their numbers.
+fn listed(play: &Play, id: &str) -> (Vec<u8>, u32) {
+    let prefix = format!("sessions/codex/{id}/part-");
+    let objects = play.world.objects().into_iter();
+    let own: Vec<_> = objects.filter(|(key, _)| key.starts_with(&prefix)).collect();
+    let numbers = own.iter().map(|(key, _)| key[prefix.len()..][..5].parse().unwrap());
+    (own.iter().flat_map(|(_, bytes)| bytes.clone()).collect(), numbers.max().unwrap_or(0))
+}
+
+#[test]
+fn t45_near_the_end_of_its_numbers_a_session_is_merged_and_they_begin_again() {
+    for kind in [Some(Conditions::Honoured), Some(Conditions::Ignored), None] {
+        played(async |play| {
+            play.world.memory_store = Some(match kind {
+                Some(conditions) => store(play).with_conditions(conditions),
+                None => MemoryStore::local(Arc::new(play.world.disk.clone())),
+            });
+            let held = many_parts(play, 300).await?;
+            let (stored, highest) = listed(play, "s0");
+            assert!(stored == held, "{kind:?}: {} of {} bytes", stored.len(), held.len());
+            assert!(highest < 80, "{kind:?}: {highest}");
+            assert!(listed(play, "s0~2").0.is_empty(), "{kind:?}: a generation began");
+            // Nor does a lost state make more of it.
+            play.bury();
+            play.lose_state(false);
+            play.world.grow(0);
+            play.run(A_WHILE).await?;
+            oracle::check(&play.world, None)
+        });
+    }
+}
+
+#[test]
+fn t45_where_nothing_can_be_deleted_or_merged_a_new_generation_says_why() {
+    for (refuses, why) in [(true, "its store refuses to delete"), (false, "compaction is off")] {
+        played(async |play| {
+            if refuses {
+                store(play).set_hook(Box::new(|op| match op.kind {
+                    OpKind::Delete => StoreFault::FailBefore(ErrorKind::Denied),
+                    _ => StoreFault::None,
+                }));
+            } else {
+                play.world.compaction = Automatic::Off;
+            }
+            let held = many_parts(play, 60).await?;
+            assert!(held.starts_with(&listed(play, "s0").0));
+            assert_eq!(listed(play, "s0~2").0, held);
+            let manifest = play.world.objects()["sessions/codex/s0~2/meta.json"].clone();
+            let manifest = String::from_utf8(manifest).unwrap();
+            assert!(manifest.contains(why), "{manifest}");
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn t27_t45_a_kill_at_any_step_of_a_turn_costs_nothing() {
+    for steps in 0..40 {
+        played(async |play| {
+            play.world.numbers = Numbers { turn: 6, last: 80 };
+            let number = play.world.new_source();
+            for _ in 0..5 {
+                play.run(Duration::from_secs(2)).await?;
+                play.world.grow(number);
+            }
+            play.world.faults.lock().unwrap().dies_in = Some(8 + steps * 2);
+            play.run(A_WHILE).await?;
+            for _ in 0..4 {
+                play.world.grow(number);
+                play.run(A_WHILE).await?;
+            }
+            assert!(listed(play, "s0~2").0.is_empty(), "{steps}");
+            let (stored, _) = listed(play, "s0");
+            assert!(Some(&stored) == play.world.sources[number].held.last(), "{steps}");
+            oracle::check(&play.world, None)
+        });
+    }
 }

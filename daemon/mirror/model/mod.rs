@@ -38,6 +38,9 @@ const FAILURES_MAX: usize = 5;
 /// Virtual time within which everything has to be safe once the faults stop: several back-offs and a rewrite's quiet time.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30 * 60);
 
+/// Virtual time within which idle sessions are looked after and their parts merged, also where each merge has to wait.
+const IDLE: Duration = Duration::from_secs(20 * 60);
+
 /// A running recorder.
 struct Process {
     engine: Pin<Box<dyn Future<Output = Result<Summary, Fatal>> + Send>>,
@@ -455,6 +458,8 @@ impl Play {
                 return Err(format!("a flush without faults: {other:?}; {:?}", status.await));
             }
         }
+        // Sessions that are idle are compacted by themselves; a stop would leave that to the next start.
+        self.run(IDLE).await?;
         let second = self.second.as_ref().map(|second| &second.world);
         oracle::check(&self.world, second)?;
         self.verify_at_rest().await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Mirror, Play, remote};
 use crate::api::Progress;
+use crate::store::Conditions;
 use crate::store::ErrorKind;
 use crate::store::memory::{MemoryStore, Op, OpKind, StoreFault};
 
@@ -108,5 +109,160 @@ fn a_compaction_takes_in_what_no_manifest_names_yet() {
         remote::compact(play, Duration::from_secs(60)).await;
         let left = remote::parts(&store).len();
         assert_eq!(left, 1, "{:?}", store.objects().keys());
+    });
+}
+
+fn parts_of(store: &MemoryStore, number: usize) -> usize {
+    let prefix = format!("sessions/codex/s{number}/part-");
+    store.objects().keys().filter(|key| key.starts_with(&prefix)).count()
+}
+
+async fn status(play: &mut Play) -> crate::api::Status {
+    let status = play.ask(Duration::from_secs(5), async |m: Mirror| m.status().await).await;
+    status.unwrap().unwrap().unwrap()
+}
+
+#[test]
+fn idle_sessions_are_compacted_for_two_requests_a_part_and_then_cost_nothing() {
+    play(async |play, store| {
+        live(play, SESSIONS, 120).await;
+        let parts: usize = (0..SESSIONS).map(|number| parts_of(&store, number)).sum();
+        let requests = Requests::of(&store);
+        play.run(Duration::from_secs(600)).await.unwrap();
+        let asked = requests.take();
+        let each = asked.len() as f64 / parts as f64;
+        let of = |kind| asked.iter().filter(|op| op.kind == kind).count();
+        println!(
+            "{} requests to compact {parts} parts ({} gets, {} deletes, {} puts): {each:.2} each",
+            asked.len(),
+            of(OpKind::Get),
+            of(OpKind::Delete),
+            of(OpKind::Put)
+        );
+        for number in 0..SESSIONS {
+            let left = parts_of(&store, number);
+            assert!(left <= 16, "{left} parts of session {number}");
+        }
+        assert!(each <= 2.3, "{} requests for {parts} parts", asked.len());
+        assert!(of(OpKind::Put) <= 5 * SESSIONS, "{} puts", of(OpKind::Put));
+        play.run(Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(requests.take(), [], "an idle hour");
+    });
+}
+
+#[test]
+fn a_session_that_is_never_idle_is_compacted_when_it_has_hundreds_of_parts() {
+    play(async |play, store| {
+        let requests = Requests::of(&store);
+        let mut most = 0;
+        for _ in 0..24 {
+            live(play, 1, 50).await;
+            most = most.max(parts_of(&store, 0));
+        }
+        let asked = requests.take();
+        let is_new = |op: &&Op| op.kind == OpKind::Put && op.key.contains("/part-");
+        let stored = asked.iter().filter(is_new).count();
+        let each = asked.len() as f64 / stored as f64;
+        println!(
+            "{stored} parts in 100 minutes: at most {most} at a time, {each:.2} requests each"
+        );
+        assert!(most < 400, "{most} parts");
+        assert!(parts_of(&store, 0) < 350, "{} parts in the end", parts_of(&store, 0));
+        assert!(each <= 3.3, "{each} requests for each part");
+    });
+}
+
+#[test]
+fn in_a_local_store_a_live_session_has_few_parts_at_any_time() {
+    play(async |play, _| {
+        let store = MemoryStore::local(Arc::new(play.world.disk.clone()));
+        play.world.memory_store = Some(store.clone());
+        for _ in 0..60 {
+            live(play, 1, 10).await;
+            let parts = parts_of(&store, 0);
+            assert!(parts <= 16 + 15 * 2, "{parts} parts");
+        }
+        println!("{} parts after 600 looks", parts_of(&store, 0));
+    });
+}
+
+#[test]
+fn where_conditions_mean_nothing_only_idle_sessions_are_compacted() {
+    play(async |play, store| {
+        let store = store.with_conditions(Conditions::Ignored);
+        play.world.memory_store = Some(store.clone());
+        live(play, 1, 400).await;
+        assert!(parts_of(&store, 0) >= 390, "{} parts", parts_of(&store, 0));
+        play.run(Duration::from_secs(900)).await.unwrap();
+        assert!(parts_of(&store, 0) <= 32, "{} parts", parts_of(&store, 0));
+    });
+}
+
+#[test]
+fn where_deleting_is_refused_nothing_is_merged_by_itself_and_status_says_so() {
+    play(async |play, store| {
+        let deletes = Arc::new(Mutex::new(0));
+        let count = deletes.clone();
+        store.set_hook(Box::new(move |op| match op.kind {
+            OpKind::Delete => {
+                *count.lock().unwrap() += 1;
+                StoreFault::FailBefore(ErrorKind::Denied)
+            }
+            _ => StoreFault::None,
+        }));
+        live(play, 3, 60).await;
+        assert_eq!(status(play).await.compaction, "auto");
+        play.run(Duration::from_secs(1800)).await.unwrap();
+        for number in 0..3 {
+            assert!(parts_of(&store, number) >= 55, "{}", parts_of(&store, number));
+        }
+        let status = status(play).await;
+        assert_eq!(status.compaction, "refused");
+        assert_eq!(status.remote.unwrap().deletes, Some(false));
+        assert_eq!(status.problems, [], "everything is safe");
+        // Tried by each that began before the first one was answered, and then never again.
+        assert!(*deletes.lock().unwrap() <= 2, "{}", deletes.lock().unwrap());
+    });
+}
+
+#[test]
+fn a_compaction_that_is_asked_for_waits_for_one_that_began_by_itself() {
+    play(async |play, store| {
+        let store = store.with_conditions(Conditions::Ignored);
+        play.world.memory_store = Some(store.clone());
+        live(play, 1, 40).await;
+        // Its manifest is put, and it waits whether somebody overwrites that.
+        let merging = |store: &MemoryStore| {
+            store.objects().keys().filter(|k| k.contains("/part-00000-")).count() == 2
+        };
+        for _ in 0..600 {
+            if merging(&store) {
+                break;
+            }
+            play.run(Duration::from_secs(1)).await.unwrap();
+        }
+        assert!(merging(&store), "{:?}", store.objects().keys());
+        let compact = async |mirror: Mirror| {
+            let mut progress = mirror.compact("s0".into(), 0).await;
+            let mut last = None;
+            while let Some(step) = progress.recv().await {
+                last = Some(step);
+            }
+            last
+        };
+        let last = play.ask(Duration::from_secs(600), compact).await.unwrap().flatten();
+        assert!(matches!(last, Some(Progress::Done { parts_after: 1, .. })), "{last:?}");
+        assert_eq!(parts_of(&store, 0), 1);
+    });
+}
+
+#[test]
+fn t27_a_start_goes_on_where_automatic_compaction_was_stopped_without_asking_first() {
+    play(async |play, store| {
+        live(play, 1, 60).await;
+        play.drain().await.unwrap();
+        assert!(parts_of(&store, 0) >= 55, "a stop begins no compaction");
+        play.run(Duration::from_secs(600)).await.unwrap();
+        assert!(parts_of(&store, 0) <= 16, "{} parts", parts_of(&store, 0));
     });
 }

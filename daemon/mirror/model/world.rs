@@ -13,7 +13,7 @@ use crate::durable::memory::{DiskFault, MemoryDisk};
 use crate::durable::{Blocking, Disk};
 use crate::harness::{Candidate, Facts, Standing};
 use crate::mirror::find::{Finder, Findings, Looked, NewFile};
-use crate::mirror::{Clock, Settings, Tools};
+use crate::mirror::{Automatic, Clock, Numbers, Settings, Tiers, Tools};
 use crate::redact::Redactor;
 use crate::source::database::Databases;
 use crate::source::memory::MemoryFiles;
@@ -139,6 +139,10 @@ pub(super) struct World {
     /// Whether the store is asked again, as the real one is.
     pub(super) retries: bool,
     interval: Duration,
+    /// Whether sessions are compacted without being asked.
+    pub(super) compaction: Automatic,
+    /// When their numbers begin again.
+    pub(super) numbers: Numbers,
     /// Whether its state was lost or damaged.
     pub(super) damaged: bool,
 }
@@ -190,6 +194,8 @@ impl World {
             others,
             retries,
             interval: Duration::from_secs(1),
+            compaction: Automatic::On(tiny_tiers(seed)),
+            numbers: few_numbers(seed),
             damaged: false,
         };
         world.hook();
@@ -202,6 +208,8 @@ impl World {
         let store = MemoryStore::new(Arc::new(world.disk.clone()));
         world.memory_store = Some(store.clone());
         (world.others, world.retries, world.interval) = (Others::Nobody, false, interval);
+        world.compaction = Automatic::On(Tiers::default());
+        world.numbers = Numbers::default();
         (world, store)
     }
 
@@ -257,6 +265,8 @@ impl World {
             others: self.others,
             retries: self.retries,
             interval: self.interval,
+            compaction: self.compaction,
+            numbers: self.numbers,
             damaged: false,
         };
         world.hook();
@@ -333,6 +343,8 @@ impl World {
             redact: true,
             outbox_bytes_max: 4096, // Reached in an outage of a few records.
             free_bytes_min: 0,
+            compaction: self.compaction,
+            numbers: self.numbers,
             once: false,
             store_url: "model".into(),
             state_dir: STATE.into(),
@@ -540,6 +552,28 @@ impl World {
                 "recreated on the same inode"
             }
         }
+    }
+}
+
+/// Tiers so small that sessions of a few parts are compacted again and again; of one sequence in eight only those that are asked
+/// for.
+fn tiny_tiers(seed: u64) -> Tiers {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x7169_e125);
+    let never = rng.u8(..8) == 0;
+    Tiers {
+        fan_in: if never { 1000 } else { rng.u64(2..=4) },
+        bytes_max: rng.u64(200..3000),
+        inputs_max: if never { 1000 } else { rng.usize(4..20) },
+        live_inputs_min: rng.u32(2..8),
+    }
+}
+
+/// Numbers that begin again after some parts, in half of the sequences.
+fn few_numbers(seed: u64) -> Numbers {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x0a7e_7045);
+    match rng.bool() {
+        true => Numbers { turn: rng.u32(3..20), ..Numbers::default() },
+        false => Numbers::default(),
     }
 }
 
