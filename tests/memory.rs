@@ -6,10 +6,14 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::daemon::{Daemon, ctl_ok, status_bytes};
+use crate::bucket::behind_a_proxy;
+use crate::support::bucket::Kind as ServerKind;
+use crate::support::daemon::{Daemon, ctl_ok, status, status_bytes};
 use crate::support::home::{Home, age, files_below};
+use crate::support::judge;
 use crate::support::oracle::Bucket;
-use crate::support::planted::record;
+use crate::support::planted::{Planted, record};
+use crate::support::writers::Transcript;
 use crate::support::{skipped, try_wait_for, wait_for, wait_for_the_end_of};
 
 /// The size of the huge session, and the most memory that reading it may take.
@@ -154,4 +158,81 @@ fn quiet(home: &Home, pid: u32) {
         (last.1.elapsed() > Duration::from_secs(2)).then_some(())
     });
     assert!(home.state_dir().exists());
+}
+
+/// Sessions of the outage, how many of their parts wait at its end, and how long it may take to gather and to store these.
+const AWAY_SESSIONS: u64 = 20;
+const AWAY_PARTS: u64 = 5000;
+const AWAY_MAX: Duration = Duration::from_secs(900);
+
+/// The most memory a process has taken since it was last asked, where the system lets that be asked; else since its start.
+fn peak_since(daemon: &Daemon) -> u64 {
+    let peak = daemon.peak_bytes();
+    // The owner of a process that may not dump is root: where that is refused, the peak only grows.
+    let _ = fs::write(format!("/proc/{}/clear_refs", daemon.pid()), "5");
+    peak
+}
+
+fn pending_parts(home: &Home) -> Option<u64> {
+    status(home)?["pending"]["parts"].as_u64()
+}
+
+/// Lets all sessions grow until so many parts wait for a store that is away: a part each and flush.
+fn gather(home: &Home, transcripts: &mut [Transcript], planted: &Planted, parts: u64) {
+    let started = Instant::now();
+    while pending_parts(home).unwrap_or(0) < parts {
+        assert!(started.elapsed() < AWAY_MAX, "{:?} parts wait", pending_parts(home));
+        for _ in 0..10 {
+            let round = Instant::now();
+            transcripts.iter_mut().for_each(|one| one.grow(planted, 1));
+            wait_for_the_end_of(round, Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+#[ignore = "gathers thousands of parts while a store is away; .ci runs it"]
+fn t37_an_outage_of_thousands_of_parts_takes_at_most_64_mb_of_memory() {
+    let test = "an outage's memory";
+    let Some((proxy, home)) = behind_a_proxy(ServerKind::S3sFs, test, 6) else { return };
+    let planted = Planted::exact_only(37);
+    let new = |number| Transcript::new(&home, "codex", number, 37);
+    let mut transcripts: Vec<_> = (0..AWAY_SESSIONS).map(new).collect();
+    transcripts.iter_mut().for_each(|one| one.grow(&planted, 2));
+    let mut daemon = Daemon::start(&home, &["--interval", "100ms"]);
+    ctl_ok(&home, &["flush"]);
+    let mut peaks = vec![("begun", peak_since(&daemon))];
+    proxy.there(false);
+    let parts = number("TRACECRAFT_AWAY_PARTS", AWAY_PARTS);
+    gather(&home, &mut transcripts, &planted, parts);
+    peaks.push(("captured", peak_since(&daemon)));
+    daemon.kill9();
+    let mut daemon = Daemon::start(&home, &["--interval", "100ms"]);
+    peaks.push(("started again", peak_since(&daemon)));
+    proxy.there(true);
+    let started = Instant::now();
+    let caught_up = try_wait_for(AWAY_MAX, || (pending_parts(&home)? == 0).then_some(()));
+    assert!(caught_up.is_some(), "{:?} parts wait", pending_parts(&home));
+    let took = started.elapsed().as_secs_f64();
+    peaks.push(("caught up", peak_since(&daemon)));
+    ctl_ok(&home, &["flush"]);
+    peaks.push(("named", peak_since(&daemon)));
+    ctl_ok(&home, &["verify", "--deep"]);
+    peaks.push(("verified", peak_since(&daemon)));
+    ctl_ok(&home, &["compact", &transcripts[0].id]);
+    peaks.push(("compacted", peak_since(&daemon)));
+    assert_eq!(daemon.term().code(), Some(0));
+    let bucket = Bucket::read(home.objects());
+    let sources: Vec<_> = transcripts.iter().map(|one| one.source(&planted)).collect();
+    judge::verdict(judge::at_rest(&bucket, &sources)).unwrap();
+    let mb = |(at, bytes): &(&str, u64)| format!("{at} {:.1} MB", *bytes as f64 / 1048576.0);
+    let told: Vec<String> = peaks.iter().map(mb).collect();
+    println!("{test}: {parts} parts of {AWAY_SESSIONS} sessions, caught up in {took:.1} s, peak resident: {}", told.join(", "));
+    let peak = peaks.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+    assert!(peak > 0 && peak <= RESIDENT_MAX, "peak resident {peak} bytes");
+}
+
+/// What a variable says, or else `default`.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -8,20 +8,24 @@ use tracing::{debug, error, info};
 
 use super::compact::OVERWRITTEN_WITHIN;
 use super::compact::{self, Plan};
-use super::manifest::{Failure, Header};
+use super::manifest::Failure;
 use super::pause::rest;
-use super::send::{Named, SEND_PARTS_MAX, Send, Sent, send};
+use super::send::{Named, Sent, send};
 use super::{
     Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY, chain,
     manifest,
 };
 use crate::api::{ErrorBody, ErrorCode, Phase, Progress};
-use crate::part::{Manifest, ManifestError, PartEntry, SessionKey};
+use crate::part::{Manifest, ManifestError, SessionKey};
 use crate::state::{Change, Compaction, PendingPart, Record};
 use crate::store::ErrorKind;
 
 /// Steps of a compaction that may fail in a row before whoever asked for it is told; what was begun goes on all the same.
 const COMPACTION_FAILURES_MAX: u32 = 8;
+
+/// Entries of manifests that sends hold in memory at a time: one takes about 3 KB with its text and its copy. A larger manifest
+/// is put alone.
+const ENTRIES_HELD_MAX: u64 = 4096;
 
 /// A compaction under way.
 #[derive(Debug)]
@@ -98,7 +102,7 @@ impl Engine {
     }
 
     /// Whether the manifest is to be put now. A local one costs nothing; a remote one follows its parts with some delay.
-    fn wants_manifest(&self, key: &SessionKey, record: &Record) -> bool {
+    pub(super) fn wants_manifest(&self, key: &SessionKey, record: &Record) -> bool {
         let unnamed = record.pending.iter().any(PendingPart::is_unnamed);
         let unsure = record.pending.iter().any(|p| p.named);
         let has_objects = record.totals.parts > 0 || unnamed || unsure;
@@ -148,6 +152,11 @@ impl Engine {
                 continue; // A swap has begun since it was queued: two writers of one manifest would lose each other's parts.
             }
             let Some(job) = self.new_send(&key) else { continue };
+            if self.entries_held > 0 && self.entries_held + job.entries > ENTRIES_HELD_MAX {
+                self.queue_send(&key);
+                break; // The end of a send whose manifest is held wakes the loop.
+            }
+            self.entries_held += job.entries;
             self.live(&key).sending = true;
             self.sends += 1;
             let tools = self.tools.clone();
@@ -178,31 +187,9 @@ impl Engine {
         }
     }
 
-    fn new_send(&self, key: &SessionKey) -> Option<Send> {
-        let record = self.state.get(key)?;
-        let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
-        let parts: Vec<_> = unsent
-            .take(SEND_PARTS_MAX)
-            .map(|part| (part.clone(), self.outbox.path(key, part)))
-            .collect();
-        let unnamed: Vec<PartEntry> = record
-            .pending
-            .iter()
-            .filter(|p| p.stored_at.is_some())
-            .map(PendingPart::entry)
-            .collect();
-        let names =
-            self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
-        let rules = self.settings.redactor.rules_version();
-        let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        let before = record.named_bytes;
-        let key = key.clone();
-        let any = !parts.is_empty() || header.is_some();
-        any.then_some(Send { key, parts, unnamed, before, header })
-    }
-
     pub(super) fn sent(&mut self, sent: Sent) {
         self.sends -= 1;
+        self.entries_held -= sent.entries;
         let key = &sent.key;
         self.live(key).sending = false;
         let mut changes: Vec<Change> = Vec::new();

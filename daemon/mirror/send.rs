@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use crate::durable::Disk;
-use crate::mirror::Tools;
+use crate::mirror::{Engine, Tools};
 use crate::mirror::manifest::{self, Failure, Header};
 use crate::part::{PartEntry, SessionKey};
 use crate::state::{PendingPart, Totals};
@@ -27,12 +27,16 @@ pub(crate) struct Send {
     pub(crate) before: u64,
     /// What the manifest is to say; `None`: the manifest waits.
     pub(crate) header: Option<Header>,
+    /// How many entries that manifest has, as far as is known: what it takes of memory.
+    pub(crate) entries: u64,
 }
 
 /// What became of it.
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) key: SessionKey,
+    /// As the job said.
+    pub(crate) entries: u64,
     /// Parts that are stored now, with the time.
     pub(crate) stored: Vec<(PendingPart, String)>,
     /// A part that is neither in the outbox nor in the store.
@@ -56,11 +60,36 @@ pub(crate) struct Named {
     pub(crate) header: Header,
 }
 
+impl Engine {
+    /// What there is to send of a session; `None`: nothing.
+    pub(super) fn new_send(&self, key: &SessionKey) -> Option<Send> {
+        let record = self.state.get(key)?;
+        let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
+        let parts: Vec<_> = unsent
+            .take(SEND_PARTS_MAX)
+            .map(|part| (part.clone(), self.outbox.path(key, part)))
+            .collect();
+        let names =
+            self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
+        let rules = self.settings.redactor.rules_version();
+        let header = names.then(|| Header::new(record, rules, &self.now_text()));
+        // After an outage these are thousands: none is copied for a manifest that waits.
+        let waits = record.pending.iter().filter(|p| names && p.stored_at.is_some());
+        let unnamed: Vec<PartEntry> = waits.map(PendingPart::entry).collect();
+        let entries = record.totals.parts + (unnamed.len() + parts.len()) as u64;
+        let entries = if names { entries } else { 0 };
+        let before = record.named_bytes;
+        let key = key.clone();
+        let any = !parts.is_empty() || header.is_some();
+        any.then_some(Send { key, parts, unnamed, before, header, entries })
+    }
+}
+
 /// Sends; stops at the first failure.
 pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
     let Tools { store, disk, clock, .. } = tools;
-    let Send { key, parts, mut unnamed, before, header } = job;
-    let mut sent = Sent { key, stored: Vec::new(), lost: None, named: None, error: None };
+    let Send { key, parts, mut unnamed, before, header, entries } = job;
+    let mut sent = Sent { key, entries, stored: Vec::new(), lost: None, named: None, error: None };
     for (mut part, path) in parts {
         match put_part(&*store, &*disk, &sent.key, &part, path).await {
             Ok(true) => {
