@@ -447,9 +447,8 @@ impl Manifest {
     pub(crate) fn parse(key: &SessionKey, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let name = key.manifest_key();
         let invalid = |what: String| ManifestError::Invalid { key: name.clone(), what };
-        let not_json = |e: &serde_json::Error| {
-            format!("not JSON (line {}, column {})", e.line(), e.column())
-        };
+        let not_json =
+            |e: &serde_json::Error| format!("not JSON (line {}, column {})", e.line(), e.column());
         let outline = Outline::of(bytes).map_err(|e| invalid(not_json(&e)))?;
         match outline.schema_version {
             Some(found) if found > u64::from(SCHEMA_VERSION) => {

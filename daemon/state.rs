@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::error::StateError;
-pub(crate) use self::record::{Compaction, Leaving, PendingPart, Record, Totals};
+pub(crate) use self::record::{Compaction, FewCounts, Leaving, PendingPart, Record, Totals};
 use crate::durable::Disk;
 use crate::part::SessionKey;
 use crate::source::Cursor;
@@ -268,9 +268,12 @@ impl StateFile {
         }
         if self.doubtful {
             let keys: BTreeSet<SessionKey> = changes.iter().map(|it| it.key().clone()).collect();
-            let before: Vec<_> = keys.into_iter().map(|key| (self.get(&key).cloned(), key)).collect();
+            let before: Vec<_> =
+                keys.into_iter().map(|key| (self.get(&key).cloned(), key)).collect();
             changes.into_iter().for_each(|change| self.state.apply(change));
-            return self.fold().inspect_err(|_| before.into_iter().for_each(|it| self.put_back(it)));
+            return self
+                .fold()
+                .inspect_err(|_| before.into_iter().for_each(|it| self.put_back(it)));
         }
         // One line, so that a power loss leaves all of a commit or nothing: half of a generation's change of hands would give
         // the other half's numbers away again.

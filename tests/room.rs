@@ -89,7 +89,9 @@ impl Scene {
         wait_until_ok("all to be stored", || self.complete());
         wait_for("no problem to be shown", || {
             let problems = status(&self.home)?["problems"].as_array()?.clone();
-            let about_room = |code: &str| code.contains("disk") || code.contains("state") || code.contains("store");
+            let about_room = |code: &str| {
+                code.contains("disk") || code.contains("state") || code.contains("store")
+            };
             let left = problems.iter().filter_map(|it| it["code"].as_str()).any(about_room);
             (!left).then_some(())
         });

@@ -23,9 +23,9 @@ use crate::store::ErrorKind;
 /// Steps of a compaction that may fail in a row before whoever asked for it is told; what was begun goes on all the same.
 const COMPACTION_FAILURES_MAX: u32 = 8;
 
-/// Entries of manifests that sends hold in memory at a time: one takes about 3 KB with its text and its copy. A larger manifest
-/// is put alone.
-const ENTRIES_HELD_MAX: u64 = 4096;
+/// Entries of manifests that sends hold in memory at a time: one takes about 2 KB with its text, and after an outage all
+/// sessions are named at once. A manifest that has more is put when no other is.
+const ENTRIES_HELD_MAX: u64 = 1024;
 
 /// A compaction under way.
 #[derive(Debug)]
@@ -151,10 +151,13 @@ impl Engine {
             if live.sending {
                 continue; // A swap has begun since it was queued: two writers of one manifest would lose each other's parts.
             }
-            let Some(job) = self.new_send(&key) else { continue };
+            let Some(mut job) = self.new_send(&key) else { continue };
             if self.entries_held > 0 && self.entries_held + job.entries > ENTRIES_HELD_MAX {
-                self.queue_send(&key);
-                break; // The end of a send whose manifest is held wakes the loop.
+                if job.parts.is_empty() {
+                    self.queue_send(&key);
+                    break; // The end of a send that holds a manifest wakes the loop.
+                }
+                job.put_off_naming();
             }
             self.entries_held += job.entries;
             self.live(&key).sending = true;

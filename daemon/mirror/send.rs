@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use crate::durable::Disk;
-use crate::mirror::{Engine, Tools};
 use crate::mirror::manifest::{self, Failure, Header};
+use crate::mirror::{Engine, Tools};
 use crate::part::{PartEntry, SessionKey};
 use crate::state::{PendingPart, Totals};
 use crate::store::{Body, ErrorKind, Store, StoreError};
@@ -29,6 +29,15 @@ pub(crate) struct Send {
     pub(crate) header: Option<Header>,
     /// How many entries that manifest has, as far as is known: what it takes of memory.
     pub(crate) entries: u64,
+}
+
+impl Send {
+    /// Only the parts are sent: their manifest waits for another one.
+    pub(super) fn put_off_naming(&mut self) {
+        self.unnamed = Vec::new();
+        self.header = None;
+        self.entries = 0;
+    }
 }
 
 /// What became of it.
