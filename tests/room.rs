@@ -127,7 +127,6 @@ fn t29_no_room_for_the_state_is_shown_and_capture_goes_on_when_there_is_room() {
         scene.grow();
         let code = scene.shows(&["disk_full", "state_unwritable", "outbox_unwritable"]);
         println!("{test}: {left} bytes left, shown as {code}");
-        // Killed and started where it cannot write: what was there is there afterwards.
         scene.recovers();
     }
     scene.ends();
