@@ -8,6 +8,7 @@ mod chain;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -358,6 +359,34 @@ fn yes() -> bool {
     true
 }
 
+/// The numbers at the top of a manifest, as they stand there. Read without the rest: a tree of JSON values takes ten times the
+/// bytes of the text, and a manifest may have megabytes of them.
+#[derive(Debug, Default)]
+pub(crate) struct Outline {
+    /// `None`: not there, or no number.
+    pub(crate) schema_version: Option<u64>,
+    /// `None`: not there, or no number.
+    pub(crate) next_seq: Option<u64>,
+}
+
+impl Outline {
+    /// Reads it; JSON that is no object has none of them.
+    pub(crate) fn of(bytes: &[u8]) -> Result<Outline, serde_json::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Top {
+            schema_version: Value,
+            next_seq: Value,
+        }
+        // serde would take the elements of a list for the fields in order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return serde_json::from_slice::<IgnoredAny>(bytes).map(|_| Outline::default());
+        }
+        let Top { schema_version, next_seq } = serde_json::from_slice(bytes)?;
+        Ok(Outline { schema_version: schema_version.as_u64(), next_seq: next_seq.as_u64() })
+    }
+}
+
 /// A manifest that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ManifestError {
@@ -418,9 +447,10 @@ impl Manifest {
     pub(crate) fn parse(key: &SessionKey, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         let name = key.manifest_key();
         let invalid = |what: String| ManifestError::Invalid { key: name.clone(), what };
-        let value: Value = serde_json::from_slice(bytes)
-            .map_err(|e| invalid(format!("not JSON (line {}, column {})", e.line(), e.column())))?;
-        match value.get("schema_version").and_then(Value::as_u64) {
+        let not_json =
+            |e: &serde_json::Error| format!("not JSON (line {}, column {})", e.line(), e.column());
+        let outline = Outline::of(bytes).map_err(|e| invalid(not_json(&e)))?;
+        match outline.schema_version {
             Some(found) if found > u64::from(SCHEMA_VERSION) => {
                 return Err(ManifestError::UnknownVersion { key: name, found });
             }
@@ -428,8 +458,9 @@ impl Manifest {
             None => return Err(invalid("it has no schema_version".into())),
         }
         // serde's message may quote a value from the bucket, so it is made printable and short.
-        let mut manifest: Manifest =
-            serde_json::from_value(value).map_err(|e| invalid(printable(&e.to_string())))?;
+        let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| {
+            invalid(if e.is_data() { printable(&e.to_string()) } else { not_json(&e) })
+        })?;
         manifest.check().map_err(invalid)?;
         let after_last = manifest.parts.iter().map(|p| p.seq + 1).max().unwrap_or(0);
         manifest.next_seq = manifest.next_seq.max(after_last);

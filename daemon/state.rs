@@ -9,15 +9,17 @@ mod error;
 mod path_text;
 mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::error::StateError;
-pub(crate) use self::record::{Compaction, Leaving, PendingPart, Record, Totals};
+pub(crate) use self::record::{Compaction, FewCounts, Leaving, PendingPart, Record, Totals};
 use crate::durable::Disk;
 use crate::part::SessionKey;
 use crate::source::Cursor;
@@ -102,6 +104,17 @@ enum Commit {
 }
 
 impl Change {
+    /// Whose change it is.
+    fn key(&self) -> &SessionKey {
+        match self {
+            Change::Session { key, .. }
+            | Change::Captured { key, .. }
+            | Change::Looked { key, .. }
+            | Change::Stored { key, .. }
+            | Change::Named { key, .. } => key,
+        }
+    }
+
     /// The session that is new or changed as a whole.
     pub(crate) fn session(&self) -> Option<&SessionKey> {
         match self {
@@ -204,14 +217,12 @@ impl StateFile {
             snapshot_bytes: 0,
             doubtful: false,
         };
-        let found = match file.disk.read(&snapshot) {
+        let found = match file.disk.open(&snapshot) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Fresh,
-            Err(source) => {
-                return Err(StateError::Io { operation: "read", path: snapshot, source });
-            }
-            Ok(bytes) => match read_snapshot(&snapshot, &bytes)? {
+            Err(source) => return Err(cannot_read(&snapshot, source)),
+            Ok(_) => match read_snapshot(&*file.disk, &snapshot)? {
                 Some(state) if state.store == store => {
-                    file.snapshot_bytes = bytes.len() as u64;
+                    file.snapshot_bytes = file.disk.size(&snapshot).ok().flatten().unwrap_or(0);
                     file.state = state;
                     if file.replay()? { Found::Intact } else { Found::Damaged(vec![]) }
                 }
@@ -256,9 +267,13 @@ impl StateFile {
             return Ok(());
         }
         if self.doubtful {
-            let before = self.state.clone();
+            let keys: BTreeSet<SessionKey> = changes.iter().map(|it| it.key().clone()).collect();
+            let before: Vec<_> =
+                keys.into_iter().map(|key| (self.get(&key).cloned(), key)).collect();
             changes.into_iter().for_each(|change| self.state.apply(change));
-            return self.fold().inspect_err(|_| self.state = before);
+            return self
+                .fold()
+                .inspect_err(|_| before.into_iter().for_each(|it| self.put_back(it)));
         }
         // One line, so that a power loss leaves all of a commit or nothing: half of a generation's change of hands would give
         // the other half's numbers away again.
@@ -285,6 +300,14 @@ impl StateFile {
         Ok(())
     }
 
+    /// A session as it was before a change that did not come to be.
+    fn put_back(&mut self, (record, key): (Option<Record>, SessionKey)) {
+        match record {
+            Some(record) => self.state.sessions.insert(key, record),
+            None => self.state.sessions.remove(&key),
+        };
+    }
+
     /// After a failed commit: makes sure that what it spoke of is not in force, by a snapshot without it. Until then nothing
     /// may be written over what it may have named.
     pub(crate) fn resolve(&mut self) -> Result<(), StateError> {
@@ -306,18 +329,25 @@ impl StateFile {
             self.doubtful = true;
             return Err(StateError::Io { operation: "write", path: journal, source });
         }
-        let mut bytes = serde_json::to_vec(&self.state).expect("the state has string keys only");
-        bytes.push(b'\n');
+        // Written as it goes: with the parts of a long outage it has megabytes.
+        let (state, mut bytes) = (&self.state, 0);
+        let mut write = |file: &mut dyn io::Write| {
+            let mut counted = Counted { file, bytes: 0 };
+            serde_json::to_writer(&mut counted, state)?;
+            counted.write_all(b"\n")?;
+            bytes = counted.bytes;
+            Ok(())
+        };
         // Killed before the replacement: the old snapshot and its journal hold all. Killed after it: the old journal is a
         // remnant that nothing names.
-        if let Err(source) = self.disk.replace(&snapshot, &bytes) {
+        if let Err(source) = self.disk.replace_by(&snapshot, &mut write) {
             // The replacement may have happened all the same, so the old journal is not to be trusted with more.
             self.doubtful = true;
             return Err(StateError::Io { operation: "write", path: snapshot, source });
         }
         self.doubtful = false;
         self.journal_bytes = 0;
-        self.snapshot_bytes = bytes.len() as u64;
+        self.snapshot_bytes = bytes;
         // The snapshot is in force from here on, so nothing below may fail the fold: a remnant that cannot be listed or
         // removed does no harm.
         for (old, path) in self.journals().unwrap_or_default() {
@@ -369,17 +399,20 @@ impl StateFile {
     /// Applies the journal. `false`: it is damaged. A torn end is what a kill leaves, and is dropped.
     fn replay(&mut self) -> Result<bool, StateError> {
         let journal = self.journal(self.state.epoch);
-        let bytes = match self.disk.read(&journal) {
-            Ok(bytes) => bytes,
+        let mut lines = match self.disk.open(&journal) {
+            Ok(file) => BufReader::new(file),
             // Changes are missing, and nobody knows which.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(source) => return Err(StateError::Io { operation: "read", path: journal, source }),
+            Err(source) => return Err(cannot_read(&journal, source)),
         };
-        self.journal_bytes = bytes.len() as u64;
-        for line in bytes.split_inclusive(|b| *b == b'\n') {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = lines.read_until(b'\n', &mut line);
+            self.journal_bytes += read.map_err(|source| cannot_read(&journal, source))? as u64;
             // Only the end of the last append can be missing after a kill. Whatever else is broken may have been a change
             // that something depends on.
-            let Some(line) = line.strip_suffix(b"\n") else { break };
+            let Some(line) = line.strip_suffix(b"\n") else { return Ok(true) };
             match serde_json::from_slice(line) {
                 Ok(Commit::One(change)) => self.state.apply(*change),
                 Ok(Commit::All(changes)) => {
@@ -388,7 +421,6 @@ impl StateFile {
                 Err(_) => return Ok(false),
             }
         }
-        Ok(true)
     }
 
     /// Renames snapshot and journals to names that tell what happened; they are kept for a person to look at.
@@ -416,15 +448,51 @@ impl StateFile {
     }
 }
 
-/// A snapshot from its bytes; `None` when it is damaged.
-fn read_snapshot(path: &Path, bytes: &[u8]) -> Result<Option<State>, StateError> {
-    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return Ok(None) };
-    match value.get("version").and_then(serde_json::Value::as_u64) {
+fn cannot_read(path: &Path, source: io::Error) -> StateError {
+    StateError::Io { operation: "read", path: path.to_owned(), source }
+}
+
+/// A writer that counts.
+struct Counted<'a> {
+    file: &'a mut dyn io::Write,
+    bytes: u64,
+}
+
+impl io::Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A snapshot from its file; `None` when it is damaged. The version is read first and by itself: of another one nothing else
+/// may be believed. Never read as a whole: with the parts of a long outage it has megabytes.
+fn read_snapshot(disk: &dyn Disk, path: &Path) -> Result<Option<State>, StateError> {
+    #[derive(Deserialize)]
+    struct Outline {
+        version: Option<u64>,
+    }
+    match parse_file::<Outline>(disk, path)?.and_then(|outline| outline.version) {
         Some(found) if found != u64::from(VERSION) => {
             Err(StateError::UnknownVersion { path: path.to_owned(), found })
         }
-        Some(_) => Ok(serde_json::from_value(value).ok()),
+        Some(_) => parse_file(disk, path),
         None => Ok(None),
+    }
+}
+
+/// What a file of JSON says; `None` when it says something else.
+fn parse_file<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>, StateError> {
+    let file = disk.open(path).map_err(|source| cannot_read(path, source))?;
+    match serde_json::from_reader(BufReader::new(file)) {
+        Ok(told) => Ok(Some(told)),
+        Err(error) if error.is_io() => Err(cannot_read(path, error.into())),
+        Err(_) => Ok(None),
     }
 }
 

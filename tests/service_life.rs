@@ -259,7 +259,7 @@ fn sighup_with_a_broken_file_keeps_the_old_rules_and_the_daemon() {
     assert!(daemon.exited().is_none());
 }
 
-fn write_private(path: &std::path::Path, text: &str) {
+pub(crate) fn write_private(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use rustix::process::Signal;
+
 use crate::support::daemon::{Daemon, ctl_ok, status};
 use crate::support::home::{Home, files_below};
 use crate::support::judge;
@@ -105,34 +107,98 @@ fn t12_a_file_from_long_ago_is_stored_and_its_cursor_does_not_expire() {
     judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources)).unwrap();
 }
 
-#[test]
-fn t47_t49_without_any_events_the_timer_finds_everything_and_status_says_so() {
-    // In a user namespace of its own a process can be given no event queue at all.
-    let limit = "/proc/sys/user/max_inotify_instances";
-    let lower = format!("echo 0 >{limit} && exec \"$@\"");
+/// A daemon in a user namespace of its own, in which it may have only so many of something; `None`: not here.
+fn limited(home: &Home, test: &str, limit: &str, most: u32) -> Option<Daemon> {
+    let lower = format!("echo {most} >/proc/sys/user/{limit} && exec \"$@\"");
     let wrapped = ["-Ur", "sh", "-c", &lower, "sh"];
     let allowed = Command::new("unshare").args(wrapped).arg("true").output();
     if !allowed.is_ok_and(|output| output.status.success()) {
-        return skipped("no events", "user namespaces with limits of their own are not allowed");
+        skipped(test, "user namespaces with limits of their own are not allowed");
+        return None;
     }
-    let home = Home::new();
-    let planted = Planted::exact_only(49);
-    let mut first = Transcript::new(&home, "claude-code", 1, 49);
-    first.grow(&planted, 2);
     let mut command = home.command("unshare");
     command.args(wrapped).arg(home.tracecraftd().get_program()).args(["--interval", "200ms"]);
-    let mut daemon = Daemon::spawn_command(&home, command);
-    daemon.wait_ready(&home);
-    let roots = || status(&home).and_then(|status| Some(status["roots"].as_array()?.clone()));
-    let polled = wait_for("the roots", || roots().filter(|roots| !roots.is_empty()));
-    assert!(polled.iter().any(|root| root["coverage"] == "polled"), "{polled:?}");
-    assert!(polled.iter().all(|root| root["coverage"] != "events"), "{polled:?}");
-    // A session that grows, and one that appears: nobody says so.
-    let mut second = Transcript::new(&home, "codex", 2, 49);
+    let mut daemon = Daemon::spawn_command(home, command);
+    daemon.wait_ready(home);
+    Some(daemon)
+}
+
+/// How the roots are covered, as `status` tells it.
+fn coverages(home: &Home) -> Vec<String> {
+    wait_for("the roots", || {
+        let roots = status(home)?["roots"].as_array()?.clone();
+        let told = roots.iter().filter_map(|root| root["coverage"].as_str()).map(str::to_owned);
+        Some(told.collect::<Vec<_>>()).filter(|told| !told.is_empty())
+    })
+}
+
+/// A session that grows and one that appears are found, although nobody says so.
+fn is_found_all_the_same(home: &Home, mut daemon: Daemon, mut first: Transcript, number: u64) {
+    let planted = Planted::exact_only(49);
+    let mut second = Transcript::new(home, "codex", number, 49);
     first.grow(&planted, 2);
     second.grow(&planted, 2);
     wait_until_ok("all to be stored", || {
         let sources = [first.source(&planted), second.source(&planted)];
+        judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources))
+    });
+    assert_eq!(daemon.term().code(), Some(0));
+}
+
+#[test]
+fn t47_t49_without_any_events_the_timer_finds_everything_and_status_says_so() {
+    let home = Home::new();
+    let mut first = Transcript::new(&home, "claude-code", 1, 49);
+    first.grow(&Planted::exact_only(49), 2);
+    let Some(daemon) = limited(&home, "no events", "max_inotify_instances", 0) else { return };
+    let told = coverages(&home);
+    assert!(told.iter().any(|one| one == "polled"), "{told:?}");
+    assert!(told.iter().all(|one| one != "events"), "{told:?}");
+    is_found_all_the_same(&home, daemon, first, 2);
+}
+
+#[test]
+fn t47_with_too_few_watches_the_rest_is_polled_and_status_says_so() {
+    let home = Home::new();
+    let mut first = Transcript::new(&home, "claude-code", 1, 49);
+    first.grow(&Planted::exact_only(49), 2);
+    for number in 0..10 {
+        fs::create_dir_all(home.path().join(format!(".claude/projects/-home-dev-{number}")))
+            .unwrap();
+    }
+    let Some(daemon) = limited(&home, "few watches", "max_inotify_watches", 3) else { return };
+    let told = coverages(&home);
+    assert!(told.iter().any(|one| one == "polled"), "{told:?}");
+    is_found_all_the_same(&home, daemon, first, 2);
+}
+
+#[test]
+fn t48_an_overflow_of_the_event_queue_loses_nothing() {
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+    let Some(queue) = queue.ok().and_then(|text| text.trim().parse::<usize>().ok()) else {
+        return skipped("the overflow of events", "the size of the queue is not told");
+    };
+    let home = Home::new();
+    let planted = Planted::exact_only(48);
+    let new = |number| Transcript::new(&home, "claude-code", number, 48);
+    let mut transcripts: Vec<_> = (0..2).map(new).collect();
+    transcripts.iter_mut().for_each(|one| one.grow(&planted, 1));
+    let mut daemon = Daemon::start(&home, &["--interval", "200ms"]);
+    ctl_ok(&home, &["flush"]);
+    daemon.signal(Signal::STOP);
+    // Two files in turn: what is said twice in a row is said once. A write is one event, a creation another.
+    let noise: Vec<_> = transcripts.iter().map(|one| one.path.with_extension("tmp")).collect();
+    let mut noise: Vec<_> = noise.iter().map(|path| fs::File::create(path).unwrap()).collect();
+    for turn in 0..queue + 1000 {
+        std::io::Write::write_all(&mut noise[turn % 2], b"x").unwrap();
+    }
+    // Nobody is told of these: the queue is full.
+    transcripts.iter_mut().for_each(|one| one.grow(&planted, 2));
+    transcripts.push(new(2));
+    transcripts[2].grow(&planted, 2);
+    daemon.signal(Signal::CONT);
+    wait_until_ok("all to be stored", || {
+        let sources: Vec<_> = transcripts.iter().map(|one| one.source(&planted)).collect();
         judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources))
     });
     assert_eq!(daemon.term().code(), Some(0));

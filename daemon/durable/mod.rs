@@ -36,8 +36,13 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
     /// Makes bytes and names of all these files durable, and renames to and away from their directories. A directory may be
     /// named too: then its entries are made durable. Concurrent calls share their waits.
     fn sync(&self, paths: &[PathBuf]) -> io::Result<()>;
-    /// Replaces a file as a whole, durably: temporary sibling, sync, rename, sync of the directory.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Replaces a file as a whole, durably: temporary sibling, sync, rename, sync of the directory. What it is to hold is written
+    /// as it comes, so that it never has to be in memory as a whole.
+    fn replace_by(&self, path: &Path, write: WriteAll<'_>) -> io::Result<()>;
+    /// As [`Disk::replace_by`], by these bytes.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.replace_by(path, &mut |file| file.write_all(bytes))
+    }
     /// Renames, replacing the target. Durable after [`Disk::sync`] of both (of the target path and the old directory).
     /// Fails with [`io::ErrorKind::CrossesDevices`] between file systems.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -61,6 +66,9 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
     /// Bytes that this user may still write on the file system of the path (or of its nearest existing parent).
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 }
+
+/// Writes all that a file is to hold.
+pub(crate) type WriteAll<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
 
 /// Names for files that are being written. They begin with a dot and end in `.tmp`, are short whatever they stand in for
 /// (a name of 255 bytes has no room for a suffix), and carry a random tag, so that two programs that write to one directory

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::group::{GroupCommit, Request};
-use super::{Disk, Temps};
+use super::{Disk, Temps, WriteAll};
 
 /// Files and directories that are synced one by one. Beyond it one `syncfs` is cheaper, although that also waits for what
 /// other programs have written: an fsync costs a few milliseconds on a disk, and 3,000 new sessions may come at once.
@@ -174,8 +174,16 @@ impl OsDisk {
 
     /// The steps of [`Disk::replace`] after which the temporary file is gone. A kill before the rename leaves the old file
     /// and a temporary one; after it, the new file, which a power loss may still take back for the old one.
-    fn replace_with(&self, temp: &Path, file: File, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        (&file).write_all(bytes)?;
+    fn replace_with(
+        &self,
+        temp: &Path,
+        file: File,
+        path: &Path,
+        write: WriteAll<'_>,
+    ) -> io::Result<()> {
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        file.flush()?;
         drop(file);
         self.commit(Request { files: [temp.to_owned()].into(), ..Request::default() })?;
         self.rename(temp, path)
@@ -240,9 +248,9 @@ impl Disk for OsDisk {
         if paths.is_empty() { Ok(()) } else { self.commit(request) }
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn replace_by(&self, path: &Path, write: WriteAll<'_>) -> io::Result<()> {
         let (temp, file) = self.create_temp(path)?;
-        if let Err(error) = self.replace_with(&temp, file, path, bytes) {
+        if let Err(error) = self.replace_with(&temp, file, path, write) {
             // The first error is the one that matters; a temporary file that stays is not read by anybody.
             let _ = std::fs::remove_file(&temp);
             return Err(error);

@@ -280,8 +280,8 @@ impl Engine {
         let stored: Vec<_> = record.pending.iter().filter(|p| p.is_unnamed()).collect();
         let mut redactions = record.totals.redactions.clone();
         let uncounted = record.pending.iter().filter(|p| !p.named);
-        for (name, count) in uncounted.flat_map(|p| &p.redactions) {
-            *redactions.entry(name.clone()).or_default() += count;
+        for (name, count) in uncounted.flat_map(|p| p.redactions.iter()) {
+            *redactions.entry(name.to_owned()).or_default() += count;
         }
         Session {
             harness: key.harness().to_owned(),

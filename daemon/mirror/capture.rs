@@ -288,7 +288,7 @@ pub(super) fn write_part(
         sha256: hex(&Sha256::digest(&bytes)),
         range,
         bytes: bytes.len() as u64,
-        redactions,
+        redactions: redactions.into(),
         cut: chunk.cut,
         captured_at: look.now.clone(),
         stored_at: None,

@@ -207,8 +207,8 @@ pub(crate) async fn swap(
     let is_input = |part: &PartEntry| compaction.inputs.contains(&part.name());
     let mut number = 1;
     let manifest = loop {
-        let seen = manifest::see(store, key).await?;
-        let mut manifest = seen.manifest.clone().ok_or_else(gone)?;
+        let mut seen = manifest::see(store, key).await?;
+        let mut manifest = seen.manifest.take().ok_or_else(gone)?;
         if manifest.parts.iter().any(|part| part.name() == merged.name()) {
             break manifest;
         }

@@ -7,15 +7,19 @@ use tracing::{debug, error};
 
 use super::compact::OVERWRITTEN_WITHIN;
 use super::compactions::Running;
-use super::manifest::{Failure, Header};
-use super::send::{Named, SEND_PARTS_MAX, Send, Sent, send};
+use super::manifest::Failure;
+use super::send::{Named, Sent, send};
 use super::{
     Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY, chain,
     manifest,
 };
 use crate::api::Phase;
-use crate::part::{ManifestError, PartEntry, SessionKey};
+use crate::part::{ManifestError, SessionKey};
 use crate::state::{Change, PendingPart, Record};
+
+/// Entries of manifests that sends hold in memory at a time: one takes about 2 KB with its text, and after an outage all
+/// sessions are named at once. A manifest that has more is put when no other is.
+const ENTRIES_HELD_MAX: u64 = 1024;
 
 impl Engine {
     /// Puts a session into the send queue if it has anything to send or to name.
@@ -40,7 +44,7 @@ impl Engine {
     }
 
     /// Whether the manifest is to be put now. A local one costs nothing; a remote one follows its parts with some delay.
-    fn wants_manifest(&self, key: &SessionKey, record: &Record) -> bool {
+    pub(super) fn wants_manifest(&self, key: &SessionKey, record: &Record) -> bool {
         let unnamed = record.pending.iter().any(PendingPart::is_unnamed);
         let unsure = record.pending.iter().any(|p| p.named);
         let has_objects = record.totals.parts > 0 || unnamed || unsure;
@@ -89,7 +93,15 @@ impl Engine {
             if live.sending {
                 continue; // A swap has begun since it was queued: two writers of one manifest would lose each other's parts.
             }
-            let Some(job) = self.new_send(&key) else { continue };
+            let Some(mut job) = self.new_send(&key) else { continue };
+            if self.entries_held > 0 && self.entries_held + job.entries > ENTRIES_HELD_MAX {
+                if job.parts.is_empty() {
+                    self.queue_send(&key);
+                    break; // The end of a send that holds a manifest wakes the loop.
+                }
+                job.put_off_naming();
+            }
+            self.entries_held += job.entries;
             self.live(&key).sending = true;
             self.sends += 1;
             let tools = self.tools.clone();
@@ -98,32 +110,9 @@ impl Engine {
         self.start_automatic();
     }
 
-    fn new_send(&self, key: &SessionKey) -> Option<Send> {
-        let record = self.state.get(key)?;
-        let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
-        let parts: Vec<_> = unsent
-            .take(SEND_PARTS_MAX)
-            .map(|part| (part.clone(), self.outbox.path(key, part)))
-            .collect();
-        let unnamed: Vec<PartEntry> = record
-            .pending
-            .iter()
-            .filter(|p| p.stored_at.is_some())
-            .map(PendingPart::entry)
-            .collect();
-        let names =
-            self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
-        let rules = self.settings.redactor.rules_version();
-        let header = names.then(|| Header::new(record, rules, &self.now_text()));
-        let before = record.named_bytes;
-        let key = key.clone();
-        let any = !parts.is_empty() || header.is_some();
-        let tiers = self.settings.tiers();
-        any.then_some(Send { key, parts, unnamed, before, header, tiers })
-    }
-
     pub(super) fn sent(&mut self, sent: Sent) {
         self.sends -= 1;
+        self.entries_held -= sent.entries;
         let key = &sent.key;
         self.live(key).sending = false;
         let mut changes: Vec<Change> = Vec::new();

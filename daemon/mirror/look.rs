@@ -488,7 +488,7 @@ impl Engine {
         self.progress_at = now;
         for (part, _) in parts {
             self.outbox_bytes += part.bytes;
-            self.summary.redactions += part.redactions.values().sum::<u64>();
+            self.summary.redactions += part.redactions.iter().map(|(_, count)| count).sum::<u64>();
             debug!(session = %key, part = %part.name(), bytes = part.bytes, "captured");
         }
         self.live(key).captured_at = Some(now);

@@ -122,10 +122,13 @@ impl Header {
     }
 }
 
-/// A manifest as it was got, with the version that a swap of it has to name.
+/// A manifest as it was got, with the version that a swap of it has to name. Whoever changes it takes it: it may be large, and
+/// a digest is enough to know it again.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) manifest: Option<Manifest>,
+    /// Of what is there; `None`: nothing is.
+    digest: Option<[u8; 32]>,
     version: Option<Version>,
 }
 
@@ -140,7 +143,7 @@ pub(crate) async fn see(store: &dyn Store, key: &SessionKey) -> Result<Seen, Fai
     let object = match store.get(&name).await {
         Ok(object) => object,
         Err(e) if e.kind == ErrorKind::NotFound => {
-            return Ok(Seen { manifest: None, version: None });
+            return Ok(Seen { manifest: None, digest: None, version: None });
         }
         Err(e) => return Err(e.into()),
     };
@@ -152,7 +155,10 @@ pub(crate) async fn see(store: &dyn Store, key: &SessionKey) -> Result<Seen, Fai
         let what = format!("larger than {MANIFEST_BYTES_MAX} bytes");
         return Err(ManifestError::Invalid { key: name, what }.into());
     }
-    Ok(Seen { manifest: Some(Manifest::parse(key, &bytes)?), version: object.version })
+    let manifest = Manifest::parse(key, &bytes)?;
+    drop(bytes);
+    let digest = Some(Sha256::digest(manifest.to_bytes()).into());
+    Ok(Seen { manifest: Some(manifest), digest, version: object.version })
 }
 
 /// Writes a manifest over the one that was seen. `false`: another writer was faster; after a wait, see it again. One that
@@ -165,13 +171,14 @@ pub(crate) async fn write(
     number: u32,
 ) -> Result<bool, StoreError> {
     let name = key.manifest_key();
-    if seen.manifest.as_ref() == Some(manifest) {
+    let bytes = manifest.to_bytes();
+    let digest: [u8; 32] = Sha256::digest(&bytes).into();
+    if seen.digest == Some(digest) {
         return store.persist(&name).await.map(|()| true);
     }
-    let bytes = manifest.to_bytes();
     // Seeded with what is written, which two writers do not share.
-    let seed = Sha256::digest(&bytes).iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
-    let written = match (&seen.manifest, &seen.version) {
+    let seed = digest.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let written = match (&seen.digest, &seen.version) {
         // A store that tells no versions cannot be asked to compare them.
         (Some(_), None) => store.put(&name, Body::Bytes(bytes.into()), None).await,
         (_, version) => store.swap(&name, bytes.into(), version.as_ref()).await,
@@ -212,9 +219,9 @@ pub(crate) async fn name_parts(
 ) -> Result<Named, Failure> {
     let mut number = 1;
     loop {
-        let seen = see(store, key).await?;
-        let mut manifest = match &seen.manifest {
-            Some(manifest) => manifest.clone(),
+        let mut seen = see(store, key).await?;
+        let mut manifest = match seen.manifest.take() {
+            Some(manifest) => manifest,
             None if header.is_some_and(|h| h.had_parts) => rebuild(store, key, parts).await?,
             None => Manifest::new(key),
         };

@@ -223,6 +223,8 @@ pub(crate) struct Engine {
 
     to_send: BTreeSet<(Reverse<i64>, SessionKey)>,
     sends: usize,
+    /// Entries of the manifests that they hold.
+    entries_held: u64,
     /// Whether the store is there, as far as the last operations tell.
     standing: pause::Standing,
     /// Sessions whose last send failed, and until when they rest.
@@ -322,6 +324,7 @@ impl Engine {
             timers: BTreeSet::new(),
             to_send: BTreeSet::new(),
             sends: 0,
+            entries_held: 0,
             standing: pause::Standing::default(),
             resting: BTreeSet::new(),
             outbox_bytes: 0,

@@ -366,7 +366,7 @@ impl Job {
             sha256: hex(&digest.finalize()),
             range: [0, end],
             bytes,
-            redactions: self.redactions.clone(),
+            redactions: self.redactions.clone().into(),
             cut: false,
             captured_at: self.tools.clock.now().to_string(),
             stored_at: None,

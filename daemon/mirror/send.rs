@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 
 use crate::durable::Disk;
-use crate::mirror::Tools;
 use crate::mirror::manifest::{self, Failure, Header};
 use crate::mirror::tiers::{self, Tiers};
+use crate::mirror::{Engine, Tools};
 use crate::part::{PartEntry, SessionKey};
 use crate::state::{PendingPart, Totals};
 use crate::store::{Body, ErrorKind, Store, StoreError};
@@ -30,12 +30,25 @@ pub(crate) struct Send {
     pub(crate) header: Option<Header>,
     /// How far parts are merged, if they are.
     pub(crate) tiers: Option<Tiers>,
+    /// How many entries that manifest has, as far as is known: what it takes of memory.
+    pub(crate) entries: u64,
+}
+
+impl Send {
+    /// Only the parts are sent: their manifest waits for another one.
+    pub(super) fn put_off_naming(&mut self) {
+        self.unnamed = Vec::new();
+        self.header = None;
+        self.entries = 0;
+    }
 }
 
 /// What became of it.
 #[derive(Debug)]
 pub(crate) struct Sent {
     pub(crate) key: SessionKey,
+    /// As the job said.
+    pub(crate) entries: u64,
     /// Parts that are stored now, with the time.
     pub(crate) stored: Vec<(PendingPart, String)>,
     /// A part that is neither in the outbox nor in the store.
@@ -59,11 +72,37 @@ pub(crate) struct Named {
     pub(crate) header: Header,
 }
 
+impl Engine {
+    /// What there is to send of a session; `None`: nothing.
+    pub(super) fn new_send(&self, key: &SessionKey) -> Option<Send> {
+        let record = self.state.get(key)?;
+        let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
+        let parts: Vec<_> = unsent
+            .take(SEND_PARTS_MAX)
+            .map(|part| (part.clone(), self.outbox.path(key, part)))
+            .collect();
+        let names =
+            self.tools.store.is_local() && !parts.is_empty() || self.wants_manifest(key, record);
+        let rules = self.settings.redactor.rules_version();
+        let header = names.then(|| Header::new(record, rules, &self.now_text()));
+        // After an outage these are thousands: none is copied for a manifest that waits.
+        let waits = record.pending.iter().filter(|p| names && p.stored_at.is_some());
+        let unnamed: Vec<PartEntry> = waits.map(PendingPart::entry).collect();
+        let entries = record.totals.parts + (unnamed.len() + parts.len()) as u64;
+        let entries = if names { entries } else { 0 };
+        let before = record.named_bytes;
+        let key = key.clone();
+        let any = !parts.is_empty() || header.is_some();
+        let tiers = self.settings.tiers();
+        any.then_some(Send { key, parts, unnamed, before, header, entries, tiers })
+    }
+}
+
 /// Sends; stops at the first failure.
 pub(crate) async fn send(tools: Tools, job: Send) -> Sent {
     let Tools { store, disk, clock, .. } = tools;
-    let Send { key, parts, mut unnamed, before, header, tiers } = job;
-    let mut sent = Sent { key, stored: Vec::new(), lost: None, named: None, error: None };
+    let Send { key, parts, mut unnamed, before, header, entries, tiers } = job;
+    let mut sent = Sent { key, entries, stored: Vec::new(), lost: None, named: None, error: None };
     for (mut part, path) in parts {
         match put_part(&*store, &*disk, &sent.key, &part, path).await {
             Ok(true) => {

@@ -117,6 +117,15 @@ fn a_hostile_manifest_is_refused_and_says_why() {
         let error = parse(&with(part)).unwrap_err().to_string();
         assert!(error.contains(says), "{part}: {error}");
     }
+    for (text, says) in [
+        ("[2,\"codex\"]", "no schema_version"),
+        (r#"{"schema_version":"2"}"#, "no schema_version"),
+        (r#"{"schema_version":1,"#, "not JSON"),
+        (r#"{"schema_version":1,"harness":"codex","session_id":"x","parts":7}"#, "integer `7`"),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
     assert!(matches!(
         parse(r#"{"schema_version":2}"#),
         Err(ManifestError::UnknownVersion { found: 2, .. })

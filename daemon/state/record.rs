@@ -130,8 +130,8 @@ pub(crate) struct PendingPart {
     /// Size in bytes.
     pub(crate) bytes: u64,
     /// Secrets removed.
-    #[serde(default, skip_serializing_if = "Counts::is_empty")]
-    pub(crate) redactions: Counts,
+    #[serde(default, skip_serializing_if = "FewCounts::is_empty")]
+    pub(crate) redactions: FewCounts,
     /// It ends or begins inside a record that was too large to be read whole.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) cut: bool,
@@ -168,12 +168,40 @@ impl PendingPart {
             cursor_range: Some(self.range),
             source_bytes: Some(self.range[1] - self.range[0]),
             uploaded_bytes: self.bytes,
-            redactions: self.redactions.clone(),
+            redactions: self.redactions.clone().into(),
             uploaded_at: self.stored_at.clone().unwrap_or_else(|| self.captured_at.clone()),
             compacted_from: None,
             sha256: Some(self.sha256.clone()),
             other,
         }
+    }
+}
+
+/// The counts of one part. After a long outage tens of thousands of parts wait, and a map takes 400 bytes for its first entry.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Counts", into = "Counts")]
+pub(crate) struct FewCounts(Box<[(Box<str>, u64)]>);
+
+impl FewCounts {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Pattern names and counts.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, count)| (&**name, *count))
+    }
+}
+
+impl From<Counts> for FewCounts {
+    fn from(counts: Counts) -> FewCounts {
+        FewCounts(counts.into_iter().map(|(name, count)| (name.into(), count)).collect())
+    }
+}
+
+impl From<FewCounts> for Counts {
+    fn from(few: FewCounts) -> Counts {
+        few.iter().map(|(name, count)| (name.to_owned(), count)).collect()
     }
 }
 

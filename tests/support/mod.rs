@@ -14,6 +14,7 @@ pub(crate) mod objects;
 pub(crate) mod oracle;
 pub(crate) mod planted;
 pub(crate) mod proxy;
+pub(crate) mod room;
 pub(crate) mod s3;
 pub(crate) mod strace;
 mod tests;

@@ -16,6 +16,9 @@ const WRITING: &str = "open,openat,openat2,creat,write,pwrite64,writev,fsync,fda
 renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,symlink,symlinkat,ftruncate,truncate,chmod,fchmod,fchmodat,\
 chown,fchown,lchown,fchownat,utimensat,futimesat,setxattr,fsetxattr,lsetxattr,removexattr,fallocate,copy_file_range,flock,mknod,mknodat";
 
+/// More of them that no gate is: locks, and what some systems have and others have not (`?`).
+const ALSO_WATCHED: &str = "fcntl,?fchmodat2,?utime,?utimes,?fremovexattr,?lremovexattr,?pwritev,?pwritev2,?splice,?sendfile";
+
 /// How long each call is held at its entry, microseconds: longer than the test takes to see it, short enough for hundreds.
 const HELD_MICROSECONDS: u32 = 4000;
 
@@ -59,7 +62,8 @@ pub(crate) fn traced(home: &Home, command: &Command, hold: bool) -> (Command, Re
     File::create(&path).unwrap();
     let mut traced = home.command("strace");
     traced.args(["-D", "-f", "-qq", "-y", "-s", "0", "-o"]).arg(&path);
-    traced.arg(format!("--trace={WRITING}"));
+    let also = if hold { String::new() } else { format!(",{ALSO_WATCHED}") };
+    traced.arg(format!("--trace={WRITING}{also}"));
     if hold {
         traced.arg(format!("--inject={HELD}:delay_enter={HELD_MICROSECONDS}"));
     }
@@ -132,6 +136,8 @@ pub(crate) fn is_gate(line: &str, below: &str) -> bool {
         return false;
     }
     match name {
+        // Only a lock can hurt; all else tells of a descriptor.
+        "fcntl" => arguments.contains("SETLK"),
         "open" | "openat" | "openat2" => ["O_CREAT", "O_WRONLY", "O_RDWR", "O_TRUNC", "O_APPEND"]
             .iter()
             .any(|f| arguments.contains(f)),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::{Disk, Temps};
+use super::{Disk, Temps, WriteAll};
 use views::{Change, File, FileId, Pending, Tree};
 
 mod views;
@@ -387,9 +387,11 @@ impl Disk for MemoryDisk {
         })
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn replace_by(&self, path: &Path, write: WriteAll<'_>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        write(&mut bytes)?;
         let temp = self.temps.beside(path);
-        if let Err(error) = self.replace_steps(&temp, path, bytes) {
+        if let Err(error) = self.replace_steps(&temp, path, &bytes) {
             let _ = self.remove(&temp);
             return Err(error);
         }

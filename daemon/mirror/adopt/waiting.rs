@@ -9,8 +9,7 @@ use super::{AdoptError, Adopter, Held};
 use crate::mirror::contents;
 use crate::outbox::Waiting;
 use crate::part::{PartEntry, hex};
-use crate::redact::Counts;
-use crate::state::PendingPart;
+use crate::state::{FewCounts, PendingPart};
 
 impl Adopter {
     /// Takes the outbox's parts that abut, in order. Others were stored already, or never committed.
@@ -100,7 +99,7 @@ impl Adopter {
                 sha256,
                 range,
                 bytes: *size,
-                redactions: Counts::new(),
+                redactions: FewCounts::default(),
                 cut: false,
                 captured_at: self.now.clone(),
                 stored_at: Some(self.now.clone()),
@@ -119,7 +118,7 @@ impl Adopter {
             sha256,
             range: one.range,
             bytes: one.bytes,
-            redactions: Counts::new(),
+            redactions: FewCounts::default(),
             cut: false,
             captured_at: self.now.clone(),
             stored_at: None,

@@ -1,10 +1,8 @@
 //! Whether a manifest agrees with itself and with what the state knows of it: order, ranges, sums. Pure: asks no store.
 
-use serde_json::Value;
-
 use super::finding::{REPAIR, finding, wrong};
 use crate::api::{Finding, Weight};
-use crate::part::{Manifest, PartEntry, SessionKey};
+use crate::part::{Manifest, Outline, PartEntry, SessionKey};
 use crate::redact::Counts;
 use crate::state::Record;
 
@@ -51,9 +49,9 @@ fn identity(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) 
 
 /// Reading takes a `next_seq` that is too low for one above the last number; here it is told.
 fn next_seq(key: &SessionKey, bytes: &[u8], manifest: &Manifest, findings: &mut Vec<Finding>) {
-    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let outline = Outline::of(bytes).unwrap_or_default();
     let after_last = manifest.parts.last().map_or(0, |part| part.seq + 1);
-    if let Some(says) = value.get("next_seq").and_then(Value::as_u64)
+    if let Some(says) = outline.next_seq
         && says < u64::from(after_last)
     {
         let message = "next_seq is not above all numbers that are given";
