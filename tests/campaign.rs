@@ -35,6 +35,10 @@ const ALL_JUDGED_EVERY: u32 = 100;
 /// The longest pause between two compactions that are asked for.
 const BETWEEN_COMPACTIONS: Duration = Duration::from_millis(400);
 
+/// How long the last verification may take: a thousand kills leave two thousand sessions, which are asked of the server one after
+/// the other, and s3s-fs walks through its whole bucket for each listing.
+const VERIFIED_MAX: Duration = Duration::from_secs(1800);
+
 /// A campaign that is to be run.
 struct Setting {
     home: Arc<Home>,
@@ -199,9 +203,8 @@ fn quiet(
     });
     // What the oracle finds in order, the program finds in order, too. The store fails nothing meanwhile: all is to be checked.
     setting.proxy.iter().for_each(|proxy| proxy.fail(Plan::default()));
-    // A thousand kills leave two thousand sessions, one after the other asked of a server on a busy machine.
     let mut verify = setting.home.tracecraftctl();
-    let told = run_within(verify.args(["verify", "--deep", "--json"]), CATCH_UP_MAX);
+    let told = run_within(verify.args(["verify", "--deep", "--json"]), VERIFIED_MAX);
     if !(told.status.success() && said(&told).contains("\"wrong\":0,")) {
         findings.push(format!("verify --deep: {}", last_lines(&said(&told))));
     }

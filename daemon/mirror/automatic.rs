@@ -1,6 +1,6 @@
 //! When a session is compacted without being asked: after what it has was named, when nothing more urgent is to be done.
 //!
-//! Knows when and whose; which parts is for [`tiers`](super::tiers), how for [`compactions`](super::compactions). It has no
+//! Knows when and whose; which parts is for [`tiers`], how for [`compactions`](super::compactions). It has no
 //! timer: whatever makes a session ready for it (a manifest that was put, a rest that began, a store that is back)
 //! wakes the loop anyway.
 
