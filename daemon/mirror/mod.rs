@@ -23,6 +23,7 @@ mod orphans;
 mod pause;
 mod place;
 mod problems;
+mod pulse;
 mod replay;
 mod retreat;
 mod rows;
@@ -49,6 +50,7 @@ use tracing::{error, info, warn};
 pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
 pub(crate) use self::interface::{Fatal, Settings, Signal, Summary, Tools};
+pub(crate) use self::pulse::Pulse;
 use crate::api::{Phase, Problem};
 use crate::ledger::Ledgers;
 use crate::outbox::{Outbox, Waiting};
@@ -388,7 +390,9 @@ impl Engine {
             if self.is_finished() {
                 break;
             }
+            self.tools.pulse.turn();
             let due = self.next_due();
+            let pulse = self.tools.pulse.clone();
             let (hints, hints_at) = (self.tools.hints.clone(), self.hints_at);
             let hinted = async move {
                 tokio::time::sleep_until(hints_at).await;
@@ -399,6 +403,7 @@ impl Engine {
                 Some(signal) = signals.recv() => self.signal(signal),
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 Some(command) = commands.recv() => self.command(command),
+                () = pulse.asked() => {}
                 () = hinted, if self.phase != Phase::Stopping => self.take_hints(),
                 () = tokio::time::sleep_until(due) => {}
             }
