@@ -20,6 +20,9 @@ use crate::mirror::handle::Mirror;
 /// Between two looks at what the status line should say, where no watchdog asks for more: `systemctl status` is read by people.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
+/// From readiness to the first look.
+const FIRST_LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// Signs of life in the time that the watchdog allows: one may come late, one may get lost.
 const PINGS_A_PERIOD: u32 = 3;
 
@@ -101,13 +104,17 @@ impl Notifier {
         pulse.next_turn().await;
         self.tell("READY=1\nSTATUS=looking for sessions");
         let every = self.watchdog.map_or(STATUS_EVERY, |limit| limit / PINGS_A_PERIOD);
+        let every = every.min(STATUS_EVERY);
+        // The first scan takes a moment: somebody who has just started the service looks now.
+        let mut wait = every.min(FIRST_LOOK_AFTER);
         let mut said = String::new();
         let mut turns = 0;
         loop {
             let drains = tokio::select! {
                 () = self.drains.notified() => true,
-                () = tokio::time::sleep(every.min(STATUS_EVERY)) => false,
+                () = tokio::time::sleep(wait) => false,
             };
+            wait = every;
             if drains {
                 return self.accompany_drain(pulse, mirror).await;
             }

@@ -94,7 +94,7 @@ async fn t65_a_mirror_that_turns_gives_signs_of_life_and_one_that_hangs_gives_no
     let told = heard(&manager);
     assert!(told[0].starts_with("READY=1\n"), "{told:?}");
     let alive = |told: &[String]| told.iter().filter(|one| one.contains("WATCHDOG=1")).count();
-    assert_eq!(alive(&told), 9, "{told:?}");
+    assert_eq!(alive(&told), 10, "{told:?}");
     let lines = told.iter().filter(|one| one.contains("STATUS=recording")).count();
     assert_eq!(lines, 1, "a line is told when it changes: {told:?}");
     task.abort();
