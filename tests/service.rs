@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, ctl_ok, status};
@@ -49,7 +50,7 @@ fn t64_t65_one_command_and_it_runs_comes_back_after_a_kill_and_starts_for_its_fi
         managed.service_ok(&["install"]);
         assert_eq!(managed.pid(), Some(first));
 
-        managed.systemctl(&["kill", "--signal=KILL", SERVICE]);
+        managed.signal(Signal::KILL);
         wait_for("the next one", || managed.pid().filter(|pid| *pid != first));
         let second = wait_for("an answer", || answering(&managed));
         assert_eq!(managed.property(SERVICE, "NRestarts"), "1");
@@ -76,7 +77,7 @@ fn t65_a_daemon_that_hangs_is_restarted_by_the_watchdog() {
         managed.drop_in(&format!("{SOON}\nWatchdogSec=2s"));
         managed.service_ok(&["install"]);
         let first = managed.pid().unwrap();
-        managed.systemctl(&["kill", "--signal=STOP", SERVICE]);
+        managed.signal(Signal::STOP);
         let next = wait_for("the watchdog", || managed.pid().filter(|pid| *pid != first));
         wait_for("an answer", || answering(&managed).filter(|pid| *pid == u64::from(next)));
         assert_eq!(managed.property(SERVICE, "NRestarts"), "1");
@@ -92,7 +93,7 @@ fn t67_a_crash_loop_is_throttled_given_up_and_ended_by_a_person() {
         assert_eq!(managed.property(SERVICE, "RestartUSec"), "5s");
         managed.drop_in(&format!("{SOON}\nType=simple\nExecStart=\nExecStart=/bin/false"));
         let output = managed.service(&["restart"]);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(!output.status.success(), "{}", said(&output));
         wait_for("systemd to give up", || {
             let given_up = managed.property(SERVICE, "Result") == "start-limit-hit"
                 || managed.property(SOCKET, "Result") == "service-start-limit-hit";
@@ -211,8 +212,10 @@ fn uninstall_leaves_no_file_and_purge_leaves_only_what_is_stored() {
         assert!(!home.path().join(".config/systemd").exists(), "{:?}", names(home));
         let runtime = std::env::var("XDG_RUNTIME_DIR").unwrap();
         assert!(!std::path::Path::new(&runtime).join("tracecraft").exists());
-        let known = managed.systemctl(&["list-units", "--all", "--no-legend", "tracecraftd*"]);
-        assert_eq!(known, "");
+        wait_for("systemd to forget it", || {
+            let known = managed.systemctl(&["list-units", "--all", "--no-legend", "tracecraftd*"]);
+            known.is_empty().then_some(())
+        });
         let output = managed.service(&["status"]);
         assert_eq!(output.status.code(), Some(3), "{}", said(&output));
         assert!(home.state_dir().join("state.json").exists(), "the state stays");
@@ -227,24 +230,54 @@ fn uninstall_leaves_no_file_and_purge_leaves_only_what_is_stored() {
 }
 
 #[test]
-fn purge_is_refused_while_parts_wait_and_install_takes_over_what_a_service_does_not_see() {
-    let name = "service::purge_is_refused_while_parts_wait_and_install_takes_over_what_a_service_does_not_see";
+fn purge_is_refused_while_parts_wait() {
+    let name = "service::purge_is_refused_while_parts_wait";
     beside_a_manager(name, |managed| {
         let home = &managed.home;
         let planted = Planted::exact_only(8);
         let mut transcript = Transcript::new(home, "codex", 1, 8);
         transcript.grow(&planted, 3);
-        // Where the shell says that Codex is, and a bucket that is away.
-        let elsewhere = home.path().join("elsewhere");
-        fs::rename(home.path().join(".codex"), &elsewhere).unwrap();
+        managed.drop_in("Environment=TRACECRAFT_INTERVAL=100ms");
+        managed.service_ok(&["install"]);
+        ctl_ok(home, &["flush"]);
+        // The disk with the bucket is away, and something else is in its place.
+        let away = home.path().join("away");
+        fs::rename(home.bucket(), &away).unwrap();
+        fs::write(home.bucket(), "").unwrap();
+        transcript.grow(&planted, 3);
+        let waits = || status(home).filter(|status| status["pending"]["parts"] != 0);
+        wait_for("parts that cannot be sent", waits);
+        let output = managed.service(&["uninstall", "--purge"]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("nothing was removed"), "{}", said(&output));
+        assert!(managed.pid().is_some() && home.state_dir().exists());
+        // The same without a daemon that could be asked.
+        managed.systemctl(&["stop", SOCKET, SERVICE]);
+        let output = managed.service(&["uninstall", "--purge"]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        managed.service_ok(&["uninstall", "--purge", "--force"]);
+        assert!(!home.state_dir().exists());
+        assert!(away.join("sessions").exists() && transcript.path.exists());
+    });
+}
+
+#[test]
+fn install_takes_over_what_a_service_does_not_see_and_never_a_secret() {
+    let name = "service::install_takes_over_what_a_service_does_not_see_and_never_a_secret";
+    beside_a_manager(name, |managed| {
+        let home = &managed.home;
+        let codex = home.path().join("elsewhere");
+        fs::create_dir_all(codex.join("sessions")).unwrap();
         let secret = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY";
         fs::create_dir(home.path().join(".aws")).unwrap();
         let keys =
             "[backup]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = abc\n";
         fs::write(home.path().join(".aws/credentials"), keys).unwrap();
+        // Nobody listens there.
+        let endpoint = "http://127.0.0.1:9";
         let install = |more: &[(&str, &str)]| {
             let mut command = home.command(managed.bin("tracecraftctl").to_str().unwrap());
-            command.env("CODEX_HOME", &elsewhere).env("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+            command.env("CODEX_HOME", &codex).env("AWS_ENDPOINT_URL", endpoint);
             command.env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE");
             command.env("AWS_SECRET_ACCESS_KEY", secret).envs(more.iter().copied());
             let output =
@@ -253,29 +286,29 @@ fn purge_is_refused_while_parts_wait_and_install_takes_over_what_a_service_does_
             said(&output)
         };
         let told = install(&[]);
-        assert!(
-            told.contains("credentials are in this shell's environment only (AWS_ACCESS_KEY_ID)"),
-            "{told}"
-        );
+        let only = "credentials are in this shell's environment only (AWS_ACCESS_KEY_ID)";
+        assert!(told.contains(only), "{told}");
         let told = install(&[("AWS_PROFILE", "backup")]);
-        assert!(!told.contains("credentials"), "{told}");
+        assert!(!told.contains("credentials are"), "{told}");
         assert!(told.contains("store stays as "), "{told}");
-        let config =
-            fs::read_to_string(home.path().join(".config/tracecraft/config.toml")).unwrap();
+        let config = home.path().join(".config/tracecraft/config.toml");
+        let config = fs::read_to_string(config).unwrap();
         for line in ["store = \"s3://bucket/project\"", "codex_home = ", "profile = \"backup\""] {
             assert!(config.contains(line), "{line}: {config}");
         }
         assert!(!config.contains(secret) && !config.contains("AKIA"), "{config}");
-        let waits = || status(home).filter(|status| status["pending"]["parts"] != 0);
-        wait_for("parts that cannot be sent", waits);
-
-        let output = managed.service(&["uninstall", "--purge"]);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-        assert!(said(&output).contains("nothing was removed"), "{}", said(&output));
-        assert!(managed.pid().is_some() && home.state_dir().exists());
-        managed.service_ok(&["uninstall", "--purge", "--force"]);
-        assert!(!home.state_dir().exists());
-        assert!(transcript.path.exists() || elsewhere.exists());
+        let found = status(home).unwrap();
+        assert_eq!(found["store"], "s3://bucket/project");
+        let watched = || {
+            let root = codex.join("sessions");
+            let found = status(home)?;
+            found["roots"]
+                .as_array()?
+                .iter()
+                .any(|one| one["path"] == root.to_str().unwrap())
+                .then_some(())
+        };
+        wait_for("the service to look where the shell said", watched);
     });
 }
 

@@ -187,7 +187,7 @@ fn directories_are_those_of_the_manager() {
 }
 
 #[test]
-fn t71_an_agent_of_launchd_starts_at_login_and_stores_what_is_left_at_its_end() {
+fn an_agent_of_launchd_starts_at_login_and_stores_what_is_left_at_its_end() {
     let home = Path::new("/Users/ada & co");
     let mut found = survey("/s");
     found.is_default_file = false;

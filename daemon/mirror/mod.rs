@@ -78,7 +78,7 @@ const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 /// A session whose manifest cannot be used is tried again after this: a person may mend it.
 const SESSION_RETRY: Duration = Duration::from_secs(60);
 
-/// The last flush of a stopping daemon ends within this, well below the 90 s after which a service manager kills.
+/// The last flush of a stopping daemon ends within this, well below the 30 s after which the unit has it killed.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// `--once` gives up after this long without anything captured or stored.

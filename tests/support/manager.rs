@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::home::{Home, run, said};
 use super::{skipped, wait_for};
 
@@ -107,6 +109,12 @@ impl Managed {
     /// The service's process; `None` while there is none.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.property(SERVICE, "MainPID").parse().ok().filter(|pid| *pid != 0)
+    }
+
+    /// Sends a signal to the service's process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().unwrap().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     pub(crate) fn wait_for_state(&self, state: &str) {
