@@ -13,7 +13,8 @@ pub(crate) struct Failure {
     what: String,
     hint: Option<String>,
     steps: Vec<String>,
-    body: Option<ErrorBody>,
+    /// Apart, because it is large and seldom there.
+    body: Option<Box<ErrorBody>>,
     reader_gone: bool,
 }
 
@@ -66,7 +67,7 @@ impl Failure {
             };
             Some(usual.to_owned())
         });
-        Failure { hint, body: Some(body.clone()), ..Failure::new(code, body.message) }
+        Failure { hint, body: Some(Box::new(body.clone())), ..Failure::new(code, body.message) }
     }
 
     /// Exit code 3, of the service and not of the socket.
@@ -111,7 +112,7 @@ impl Failure {
 
     /// What a program reads on standard output.
     pub(crate) fn body_for(&self, json: bool) -> Option<&ErrorBody> {
-        self.body.as_ref().filter(|_| json)
+        self.body.as_deref().filter(|_| json)
     }
 
     /// What a person reads on standard error. The words may quote a bucket or a path, so they are neutralised.

@@ -92,7 +92,7 @@ pub(super) fn decide(facts: Facts) -> Manager {
         return Manager::Launchd { uid: facts.uid };
     }
     match &facts.answer {
-        Ok(printed) => return Manager::Systemd(shell::variables(printed)),
+        Ok(printed) => Manager::Systemd(shell::variables(printed)),
         Err(why) if facts.booted => Manager::None(unreachable(&facts, why)),
         Err(_) if facts.is_wsl => Manager::None(Absence {
             why: "systemd does not run in this WSL distribution".into(),
@@ -164,10 +164,15 @@ impl Absence {
 pub(super) fn linger_advice() -> Option<String> {
     let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user = var("USER").or_else(|| var("LOGNAME"))?;
-    let kept = Path::new("/var/lib/systemd/linger");
-    // Without that directory there is no logind, and sessions do not end services.
-    let known = kept.parent().is_some_and(Path::is_dir) && Path::new("/run/systemd/seats").is_dir();
-    (known && !kept.join(&user).exists()).then(|| {
+    linger_words(&user, Path::new("/"))
+}
+
+/// The same for a user, with the system's files below `root`.
+pub(super) fn linger_words(user: &str, root: &Path) -> Option<String> {
+    let kept = root.join("var/lib/systemd/linger");
+    // Without logind sessions do not end services.
+    let known = root.join("run/systemd/seats").is_dir();
+    (known && !kept.join(user).exists()).then(|| {
         format!("it runs while you are logged in; to record also when you are not (tmux, ssh, a server): loginctl enable-linger {user}")
     })
 }

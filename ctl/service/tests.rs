@@ -1,12 +1,14 @@
 //! What is written and asked, by rendering; which manager is found, by tables.
 
+#![allow(clippy::disallowed_methods, reason = "these files belong to the tests")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tracecraft::setup::{Survey, Vars};
 
 use super::manager::{Facts, Manager, decide};
-use super::{launchd, program, report, shell, systemd, uninstall};
+use super::{launchd, manager, program, report, shell, systemd, uninstall};
 
 fn vars(all: &[(&str, &str)]) -> Vars {
     all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
@@ -156,6 +158,19 @@ fn t70_without_a_user_bus_a_person_is_told_how_to_get_one() {
     let answer = Ok("HOME=/h\nA=$'x y\\'z'\n".to_owned());
     let found = decide(Facts { answer, booted: false, ..facts() });
     assert_eq!(found, Manager::Systemd(vars(&[("HOME", "/h"), ("A", "x y'z")])));
+}
+
+#[test]
+fn t70_lingering_is_spoken_of_where_a_session_would_end_the_service() {
+    let root = tempfile::tempdir().unwrap();
+    let words = || manager::linger_words("ada", root.path());
+    assert_eq!(words(), None, "nothing ends sessions here");
+    std::fs::create_dir_all(root.path().join("run/systemd/seats")).unwrap();
+    assert!(words().unwrap().ends_with("loginctl enable-linger ada"));
+    let kept = root.path().join("var/lib/systemd/linger/ada");
+    std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    std::fs::File::create(kept).unwrap();
+    assert_eq!(words(), None, "it is so already");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn what_the_service_sees_anyway_is_not_written() {
 fn a_configuration_behind_a_link_stays_behind_it() {
     let scene = Scene::new(None);
     let real = scene.home.path().join("dotfiles.toml");
-    std::fs::write(&real, "").unwrap();
+    write_file(&real, "").unwrap();
     std::fs::create_dir_all(scene.config().parent().unwrap()).unwrap();
     std::os::unix::fs::symlink(&real, scene.config()).unwrap();
     write_file(&scene.config(), "log = \"warn\"\n").unwrap();
