@@ -15,7 +15,7 @@ Examples:
 An ID is a session's id, its key HARNESS/ID, or any prefix of the id that no other session has.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session,
-5 daemon and client do not speak the same protocol.";
+5 daemon and client do not speak the same protocol, 6 no service manager here.";
 
 /// Ask the flight recorder of your coding agents.
 #[derive(Debug, Parser)]
@@ -134,7 +134,7 @@ such key yet; nothing in it is changed, and no secret is ever written.
 Examples:
   tracecraftctl service install
   tracecraftctl service install --store s3://my-bucket/agents
-  CODEX_HOME=/work/codex tracecraftctl service install")]
+  CODEX_HOME=~/codex tracecraftctl service install")]
     Install(Install),
 
     /// Stop and remove it; what is stored stays, and so do state and configuration

@@ -30,6 +30,13 @@ const AWS_FILES: [&str; 4] = [
     crate::paths::AWS_IGNORE_ENDPOINTS_VAR,
 ];
 
+/// Variables that move directories, and where those are without. A service's are its manager's.
+const DIRECTORIES: [(&str, &str); 3] = [
+    ("XDG_CONFIG_HOME", ".config"),
+    ("XDG_STATE_HOME", ".local/state"),
+    ("XDG_DATA_HOME", ".local/share"),
+];
+
 /// Variable of AWS's own that names the profile.
 const AWS_PROFILE: &str = "AWS_PROFILE";
 
@@ -119,6 +126,17 @@ pub fn survey(
         };
         names.iter().filter(lacking).copied().collect::<Vec<_>>()
     };
+    let directory = |vars: &Vars, name: &str, usual: &str| {
+        let named = vars.get(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        named.unwrap_or_else(|| home.join(usual))
+    };
+    let moved = DIRECTORIES
+        .iter()
+        .filter(|(name, usual)| directory(shell, name, usual) != directory(service, name, usual));
+    let mut lacking: Vec<&'static str> = moved.map(|(name, _)| *name).collect();
+    if is_aws || is_hf {
+        lacking.extend(unseen(&AWS_FILES));
+    }
     let has_profile = profile.is_some() || config.remote.profile.is_some();
     let credentials = match (is_aws, is_hf) {
         _ if has_profile => Vec::new(),
@@ -133,7 +151,7 @@ pub fn survey(
         state_dir: config.state_dir.value.clone(),
         socket: config.socket.value.clone(),
         store_dir: given.store_dir().map(Path::to_owned),
-        unseen: if is_aws || is_hf { unseen(&AWS_FILES) } else { Vec::new() },
+        unseen: lacking,
         store,
         wanted,
         credentials,

@@ -134,7 +134,7 @@ fn notes_of(found: &Survey) -> Vec<String> {
     }
     for name in &found.unseen {
         notes.push(format!(
-            "{name} is set in this shell and the service does not see it: set it in ~/.config/environment.d/tracecraft.conf"
+            "{name} of this shell is not what the service sees: set it in ~/.config/environment.d/tracecraft.conf, and log in again"
         ));
     }
     if std::env::var_os("SUDO_USER").is_some() {

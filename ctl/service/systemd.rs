@@ -65,7 +65,7 @@ fn without_head(text: &str) -> &str {
 }
 
 /// Where the packaged socket unit listens.
-fn default_socket(vars: &Vars) -> Option<PathBuf> {
+pub(super) fn default_socket(vars: &Vars) -> Option<PathBuf> {
     Some(Path::new(vars.get("XDG_RUNTIME_DIR")?).join("tracecraft/tracecraftd.sock"))
 }
 

@@ -76,8 +76,15 @@ pub(super) async fn run(
         }
         Manager::None(_) => {}
     }
+    let socket = match (&found, manager) {
+        (Some(found), _) => Some(found.socket.clone()),
+        (None, Manager::Systemd(vars)) => systemd::default_socket(vars),
+        (None, _) => None,
+    };
+    if let Some(socket) = socket {
+        remove_socket(&socket, &mut done)?;
+    }
     if let Some(found) = &found {
-        remove_socket(&found.socket, &mut done)?;
         if purge.purge {
             remove_state(found, purge, &mut done)?;
         } else {

@@ -89,6 +89,10 @@ fn credentials_are_told_by_name_and_only_when_the_service_lacks_them() {
     assert_eq!(credentials(&[hf, key, ("HF_ACCESS_KEY_ID", "x")], &[]), ["HF_ACCESS_KEY_ID"]);
     let files = scene.survey(&[s3, ("AWS_CONFIG_FILE", "/x")], &[]);
     assert_eq!(files.unseen, ["AWS_CONFIG_FILE"]);
+    let usual = scene.home.path().join(".config").display().to_string();
+    let moved = [("XDG_CONFIG_HOME", usual.as_str()), ("XDG_STATE_HOME", "/s")];
+    assert_eq!(scene.survey(&moved, &[]).unseen, ["XDG_STATE_HOME"], "the other is as without");
+    assert!(scene.survey(&moved, &moved).unseen.is_empty());
 }
 
 #[test]
