@@ -261,18 +261,27 @@ fn purge_is_refused_while_parts_wait() {
     });
 }
 
+/// Prints keys, and keeps what it was given: variables and descriptors.
+const KEYS: &str = r#"#!/bin/sh
+{ env; ls -l "/proc/$$/fd"; } >"$HOME/seen.new" && mv "$HOME/seen.new" "$HOME/seen"
+echo '{"Version": 1, "AccessKeyId": "AKIAIOSFODNN7EXAMPLE", "SecretAccessKey": "abc"}'
+"#;
+
 #[test]
-fn install_takes_over_what_a_service_does_not_see_and_never_a_secret() {
-    let name = "service::install_takes_over_what_a_service_does_not_see_and_never_a_secret";
+fn t69_install_takes_over_what_a_service_does_not_see_and_its_children_see_less() {
+    let name =
+        "service::t69_install_takes_over_what_a_service_does_not_see_and_its_children_see_less";
     beside_a_manager(name, |managed| {
         let home = &managed.home;
         let codex = home.path().join("elsewhere");
-        fs::create_dir_all(codex.join("sessions")).unwrap();
+        // A session: without one the bucket is asked for nothing.
+        Transcript::new(home, "codex", 1, 69).grow(&Planted::exact_only(69), 1);
+        fs::rename(home.path().join(".codex"), &codex).unwrap();
         let secret = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY";
         fs::create_dir(home.path().join(".aws")).unwrap();
-        let keys =
-            "[backup]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = abc\n";
-        fs::write(home.path().join(".aws/credentials"), keys).unwrap();
+        let script = managed.script("keys", KEYS);
+        let profile = format!("[profile backup]\ncredential_process = {}\n", script.display());
+        fs::write(home.path().join(".aws/config"), profile).unwrap();
         // Nobody listens there.
         let endpoint = "http://127.0.0.1:9";
         let install = |more: &[(&str, &str)]| {
@@ -309,6 +318,13 @@ fn install_takes_over_what_a_service_does_not_see_and_never_a_secret() {
                 .then_some(())
         };
         wait_for("the service to look where the shell said", watched);
+        // What was started for keys has neither the daemon's sockets nor its place with the manager.
+        let seen = home.path().join("seen");
+        let seen = wait_for("the keys to be asked for", || fs::read_to_string(&seen).ok());
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "socket:"] {
+            assert!(!seen.contains(name), "{name}: {seen}");
+        }
+        assert!(seen.contains("HOME="), "{seen}");
     });
 }
 
