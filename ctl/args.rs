@@ -15,7 +15,7 @@ Examples:
 An ID is a session's id, its key HARNESS/ID, or any prefix of the id that no other session has.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session,
-5 daemon and client do not speak the same protocol.";
+5 daemon and client do not speak the same protocol, 6 no service manager here.";
 
 /// Ask the flight recorder of your coding agents.
 #[derive(Debug, Parser)]
@@ -109,6 +109,92 @@ Examples:
         /// Session: id, key, or a unique prefix of the id; all when left out
         id: Option<String>,
     },
+
+    /// Keep the daemon running: at login, after a crash, after an upgrade
+    #[command(subcommand)]
+    Service(Service),
+}
+
+/// Keep the daemon running: at login, after a crash, after an upgrade.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+A user unit of systemd on Linux, an agent of launchd on macOS. Where there is
+neither, it exits with 6 and says how to do without.
+
+Examples:
+  tracecraftctl service install
+  tracecraftctl service status")]
+pub(crate) enum Service {
+    /// Install, enable and start it; again is no harm
+    #[command(after_help = "\
+A service sees no variables of your shell. What they, or these flags, say about
+stores and directories is written into the configuration file if that has no
+such key yet; nothing in it is changed, and no secret is ever written.
+
+Examples:
+  tracecraftctl service install
+  tracecraftctl service install --store s3://my-bucket/agents
+  CODEX_HOME=~/codex tracecraftctl service install")]
+    Install(Install),
+
+    /// Stop and remove it; what is stored stays, and so do state and configuration
+    #[command(after_help = "\
+--purge also removes the state and the configuration. It never touches what is
+stored, and refuses while parts wait that the store does not have yet.
+
+Examples:
+  tracecraftctl service uninstall
+  tracecraftctl service uninstall --purge")]
+    Uninstall {
+        /// Remove the state and the configuration, too; never the bucket
+        #[arg(long)]
+        purge: bool,
+        /// With --purge: also if parts wait that the store does not have yet. They are lost then, unless their sources are still there
+        #[arg(long, requires = "purge")]
+        force: bool,
+    },
+
+    /// Whether it is installed, enabled and running
+    #[command(after_help = "\
+Exits with 0 if it runs, and with 3 if it does not.
+
+Examples:
+  tracecraftctl service status
+  tracecraftctl service status --json | jq -r .active")]
+    Status,
+
+    /// What it said
+    #[command(after_help = "\
+Examples:
+  tracecraftctl service logs
+  tracecraftctl service logs -f")]
+    Logs {
+        /// Go on as more is said
+        #[arg(short, long)]
+        follow: bool,
+        /// Lines to begin with
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
+        lines: u32,
+    },
+
+    /// Stop and start it: after an upgrade, or a change that needs it
+    #[command(after_help = "\
+Nothing is lost: the daemon stores what is left before it ends.
+
+Examples:
+  tracecraftctl service restart")]
+    Restart,
+}
+
+/// What of the configuration is to be said for good.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Install {
+    /// Configuration file that the service reads [env: TRACECRAFT_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where sessions are kept [env: TRACECRAFT_STORE]
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<std::ffi::OsString>,
 }
 
 /// Read a session: the conversation, or with --raw the stored bytes.
@@ -178,7 +264,9 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_verb_has_examples() {
         Args::command().debug_assert();
-        for verb in Args::command().get_subcommands() {
+        let command = Args::command();
+        let service = command.find_subcommand("service").unwrap();
+        for verb in command.get_subcommands().chain(service.get_subcommands()) {
             let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:\n  tracecraftctl "), "{}", verb.get_name());
         }
@@ -201,6 +289,8 @@ mod tests {
             "c show a --generation 0",
             "c list a",
             "c stat",
+            "c service",
+            "c service uninstall --force",
         ] {
             let error = Args::try_parse_from(line.split(' ')).unwrap_err();
             assert!(error.use_stderr(), "{line}");

@@ -12,13 +12,15 @@ pub(crate) struct Failure {
     exit: u8,
     what: String,
     hint: Option<String>,
-    body: Option<ErrorBody>,
+    steps: Vec<String>,
+    /// Apart, because it is large and seldom there.
+    body: Option<Box<ErrorBody>>,
     reader_gone: bool,
 }
 
 impl Failure {
     fn new(exit: u8, what: String) -> Failure {
-        Failure { exit, what, hint: None, body: None, reader_gone: false }
+        Failure { exit, what, hint: None, steps: Vec::new(), body: None, reader_gone: false }
     }
 
     /// Exit code 1.
@@ -34,9 +36,9 @@ impl Failure {
     /// Exit code 3.
     pub(crate) fn not_running(socket: &std::path::Path, why: &str) -> Failure {
         let start = if cfg!(target_os = "macos") {
-            "start it with `tracecraftd`, or through launchd if it is installed as a service"
+            "start it: `tracecraftctl service install` for good, or `tracecraftd` in a terminal"
         } else {
-            "start it: `tracecraftd`, in a terminal of its own or in the background"
+            "start it: `tracecraftctl service install` for good, `tracecraftctl service status` if it is, or `tracecraftd` in a terminal"
         };
         let what = format!("the daemon is not running ({why} at {})", socket.display());
         Failure::new(exit::NOT_RUNNING, what).hint(start)
@@ -65,7 +67,23 @@ impl Failure {
             };
             Some(usual.to_owned())
         });
-        Failure { hint, body: Some(body.clone()), ..Failure::new(code, body.message) }
+        Failure { hint, body: Some(Box::new(body.clone())), ..Failure::new(code, body.message) }
+    }
+
+    /// Exit code 3, of the service and not of the socket.
+    pub(crate) fn service_down(what: &str) -> Failure {
+        Failure::new(exit::NOT_RUNNING, what.to_owned())
+    }
+
+    /// Exit code 6.
+    pub(crate) fn no_manager(what: String) -> Failure {
+        Failure::new(exit::NO_SERVICE_MANAGER, what)
+    }
+
+    /// With lines that a person may copy.
+    pub(crate) fn steps(mut self, steps: Vec<String>) -> Failure {
+        self.steps = steps;
+        self
     }
 
     /// With advice.
@@ -94,7 +112,7 @@ impl Failure {
 
     /// What a program reads on standard output.
     pub(crate) fn body_for(&self, json: bool) -> Option<&ErrorBody> {
-        self.body.as_ref().filter(|_| json)
+        self.body.as_deref().filter(|_| json)
     }
 
     /// What a person reads on standard error. The words may quote a bucket or a path, so they are neutralised.
@@ -102,6 +120,9 @@ impl Failure {
         let mut text = format!("tracecraftctl: {}\n", text::line(&self.what));
         if let Some(hint) = &self.hint {
             text.push_str(&format!("try: {}\n", text::line(hint)));
+        }
+        for step in &self.steps {
+            text.push_str(&format!("  {}\n", text::line(step)));
         }
         text
     }

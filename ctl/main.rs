@@ -11,6 +11,7 @@ mod failure;
 mod lines;
 mod page;
 mod render;
+mod service;
 mod show;
 mod terminal;
 mod text;
@@ -58,6 +59,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(error.to_string()))?;
     let socket = tracecraft::paths::socket(args.socket.as_deref(), &environment)
         .map_err(|error| Failure::usage(error.to_string()))?;
+    let flag = args.socket.clone();
     let client = Client::new(socket);
     let terminal = Terminal::detect();
     let mut out = Output::stdout();
@@ -85,6 +87,10 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let path = route::session(&id, route::START);
             let session: Session = client.post(&path, QUICK_TIMEOUT).await?;
             print(&mut out, json, &session, || render::session::started(&session, &terminal))?;
+        }
+        Verb::Service(verb) => {
+            let mut told = service::Told { json, terminal: &terminal, out: &mut out };
+            service::run(verb, flag, &client, &mut told).await?;
         }
         Verb::Flush { id } => {
             let path = id

@@ -498,4 +498,6 @@ pub mod exit {
     pub const NO_SUCH_SESSION: u8 = 4;
     /// The daemon speaks another protocol.
     pub const PROTOCOL: u8 = 5;
+    /// Of `service`: nothing here can keep a service of this user; what it said has the command lines to do without.
+    pub const NO_SERVICE_MANAGER: u8 = 6;
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod paths;
+pub mod setup;
 
 mod config;
 mod control;
@@ -19,8 +20,11 @@ mod shutdown;
 mod source;
 mod state;
 mod store;
+mod systemd;
 mod watch;
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -44,6 +48,8 @@ use self::shutdown::Signals;
 use self::source::database::Databases;
 use self::state::Owner;
 use self::store::{Counted, FsStore, Retry, Store, Tally};
+pub use self::systemd::Handed;
+use self::systemd::Notifier;
 use self::watch::{Hints, Watcher};
 
 /// What `tracecraftd` was started for.
@@ -72,7 +78,12 @@ pub fn check(config: &Config) -> Result<String, ConfigError> {
 
 /// Runs until it is told to stop, or with [`Mode::Once`] until all is done; answers what is to be told about the run. Must be
 /// called within a runtime.
-pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<String>, RunError> {
+pub async fn run(
+    config: Config,
+    mode: Mode,
+    handed: Handed,
+    set_log: SetLog,
+) -> Result<Option<String>, RunError> {
     let signals = Signals::new()?;
     check(&config)?;
     let _instance = match Instance::acquire(&config.state_dir.value) {
@@ -108,6 +119,7 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
         blocking: Blocking::Pool,
         reading: Blocking::worker("capture")?,
         scan_began: Arc::default(),
+        pulse: Arc::default(),
     };
     let settings = settings(&config, mode, state_dir);
     if !settings.redact {
@@ -117,12 +129,19 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
     match mode {
         Mode::Once => {
             let engine = Engine::open(tools, settings)?;
-            let summary = drive(engine, commands, signals, config, mode, set_log).await?;
+            let nobody = Notifier::silent();
+            let summary = drive(engine, commands, signals, config, mode, set_log, &nobody).await?;
             report(summary, &roots)
         }
         Mode::Daemon => {
-            let bound = control::bind(&config.socket.value)?;
-            let scan_began = tools.scan_began.clone();
+            let notifier = Notifier::of_process();
+            let socket = &config.socket.value;
+            let bound = match handed.choose(|listener| control::take_over(listener, socket)) {
+                Some(bound) => bound,
+                None => control::bind(socket)?,
+            };
+            let (scan_began, pulse) = (tools.scan_began.clone(), tools.pulse.clone());
+            let asked = mirror.clone();
             let engine = Engine::open(tools, settings)?;
             announce(&config);
             let (stop, stopped) = oneshot::channel::<()>();
@@ -131,11 +150,23 @@ pub async fn run(config: Config, mode: Mode, set_log: SetLog) -> Result<Option<S
                 let _ = stopped.await;
             });
             let drive = async {
-                let ended = drive(engine, commands, signals, config, mode, set_log).await;
+                let ended =
+                    drive(engine, commands, signals, config, mode, set_log, &notifier).await;
                 drop(stop);
                 ended
             };
-            let (served, ended) = tokio::join!(serve, drive);
+            let tell = async {
+                notifier.accompany(&pulse, &asked).await;
+                std::future::pending::<Infallible>().await
+            };
+            // Telling ends with the mirror, whatever it waits for just then.
+            let mirror = async {
+                tokio::select! {
+                    ended = drive => ended,
+                    never = tell => match never {},
+                }
+            };
+            let (served, ended) = tokio::join!(serve, mirror);
             ended?;
             served.map_err(RunError::failed)?;
             Ok(None)
@@ -151,6 +182,7 @@ async fn drive(
     mut config: Config,
     mode: Mode,
     set_log: SetLog,
+    notifier: &Notifier,
 ) -> Result<Summary, RunError> {
     let (sender, receiver) = mpsc::channel(SIGNALS_MAX);
     let state_dir = engine.state_dir().to_owned();
@@ -162,17 +194,26 @@ async fn drive(
             signal = signals.next() => signal,
         };
         let signal = match signal {
-            shutdown::Signal::Drain => Signal::Drain,
+            shutdown::Signal::Drain => {
+                notifier.stopping();
+                Signal::Drain
+            }
             shutdown::Signal::Flush => Signal::Flush,
             shutdown::Signal::Abandon => {
                 warn!("ending now: what is pending is in the outbox");
                 mirror.abort();
                 return Ok(Summary::default());
             }
-            shutdown::Signal::Reload => match reload(&mut config, &set_log) {
-                Some(new) => Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))),
-                None => continue,
-            },
+            shutdown::Signal::Reload => {
+                notifier.reloading();
+                let new = reload(&mut config, &set_log)
+                    .map(|new| Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))));
+                notifier.reloaded();
+                match new {
+                    Some(new) => new,
+                    None => continue,
+                }
+            }
         };
         // A full channel means that the mirror has not come to the earlier ones: one more of them says nothing new.
         let _ = sender.try_send(signal);
@@ -198,9 +239,17 @@ fn reload<'a>(config: &'a mut Config, set_log: &SetLog) -> Option<&'a Config> {
 
 /// What the environment and the agents' own variables say about where sessions are.
 fn roots(config: &Config) -> Vec<Root> {
-    let vars = std::env::vars_os()
+    let mut vars: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    for (name, dir) in config.agent_vars() {
+        // A blank variable counts as none, as the agents read it.
+        if vars.get(name).is_none_or(|value| value.trim().is_empty())
+            && let Some(dir) = dir.to_str()
+        {
+            vars.insert(name.to_owned(), dir.to_owned());
+        }
+    }
     let env = Env { home: config.home().to_owned(), vars };
     harness::all().iter().flat_map(|harness: &Arc<dyn Harness>| harness.roots(&env)).collect()
 }

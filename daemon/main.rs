@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tracecraft::paths::Environment;
-use tracecraft::{Config, Flags, Mode, RunError, SetLog};
+use tracecraft::{Config, Flags, Handed, Mode, RunError, SetLog};
 use tracing_subscriber::EnvFilter;
 
 /// Threads of the runtime. The work waits for disk and network; more threads would only cost memory, since the allocator
@@ -85,7 +85,9 @@ struct Args {
 
 fn main() -> ExitCode {
     harden();
-    match start(Args::parse()) {
+    // Before there is a second thread: it changes the environment.
+    let handed = Handed::take();
+    match start(Args::parse(), handed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
@@ -107,7 +109,7 @@ fn harden() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
-fn start(args: Args) -> Result<(), RunError> {
+fn start(args: Args, handed: Handed) -> Result<(), RunError> {
     let flags = Flags {
         config: args.config,
         store: args.store,
@@ -132,7 +134,7 @@ fn start(args: Args) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(|error| io::Error::new(error.kind(), format!("cannot start threads: {error}")))?;
-    let result = runtime.block_on(Box::pin(tracecraft::run(config, mode, set_log)));
+    let result = runtime.block_on(Box::pin(tracecraft::run(config, mode, handed, set_log)));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_MAX);
     if let Some(summary) = result? {
         let _ = writeln!(io::stdout(), "{}", printable(&summary));

@@ -43,8 +43,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("paths", &[]),
     ("api", &[]),
+    // What a service manager's installer needs to know of the configuration.
+    ("setup", &["config", "durable", "paths"]),
     // Puts a remote store together; what is stored is nothing to it.
     ("remote", &["config", "durable", "store"]),
+    // Tells a service manager how the mirror gets on.
+    ("systemd", &["api", "mirror::Pulse", "mirror::handle"]),
     // Names the failure of every part, for the exit code.
     ("error", &["config", "control", "instance", "mirror", "paths", "state"]),
 ];
@@ -54,7 +58,7 @@ const WIRING: &str = "daemon/lib.rs";
 
 /// What a program outside the library may name of it, by folder. The daemon's `main.rs` may name all that is public.
 const OUTSIDE: &[(&str, &[&str])] = &[
-    ("ctl/", &["api", "paths"]),
+    ("ctl/", &["ConfigError", "Flags", "api", "paths", "setup"]),
     // What the tests believe about a bucket they read themselves.
     ("tests/", &[]),
 ];

@@ -3,7 +3,9 @@
 //! All defaults are here. A configuration is parsed and validated once; nothing else reads our variables or the file. It
 //! refuses to know what the settings do.
 
+mod agents;
 mod error;
+mod export;
 mod file;
 mod rules;
 mod store_url;
@@ -14,7 +16,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::agents::AGENTS;
+pub(crate) use self::agents::agent_keys;
 pub use self::error::ConfigError;
+pub(crate) use self::export::Given;
 use self::file::{FileContent, Value};
 #[allow(unused_imports, reason = "the mirror is not there yet")]
 pub(crate) use self::rules::{Decision, Rules};
@@ -35,7 +40,7 @@ const OUTBOX_MAX: u64 = 256 << 20;
 const OUTBOX_LEAST: u64 = 1 << 20;
 
 /// A key of the configuration file, and the flag and variable that beat it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Key {
     name: &'static str,
     flag: Option<&'static str>,
@@ -83,7 +88,7 @@ const OUTBOX_MAX_KEY: Key =
 const COMPACTION: Key = Key { name: "compaction", flag: None, var: None, example: "\"auto\"" };
 
 /// All keys, in the order in which `--check` shows them.
-const KEYS: [&Key; 13] = [
+const KEYS: [&Key; 18] = [
     &STORE,
     &ENDPOINT,
     &REGION,
@@ -97,6 +102,11 @@ const KEYS: [&Key; 13] = [
     &MIN_FREE_SPACE_KEY,
     &OUTBOX_MAX_KEY,
     &COMPACTION,
+    &AGENTS[0].0,
+    &AGENTS[1].0,
+    &AGENTS[2].0,
+    &AGENTS[3].0,
+    &AGENTS[4].0,
 ];
 
 /// What was given on the command line, as text.
@@ -190,6 +200,8 @@ pub struct Config {
     pub(crate) compaction: Setting<Compaction>,
     /// Which sessions are followed.
     pub(crate) rules: Rules,
+    /// Where the file says that agents keep their sessions.
+    agents: Vec<(&'static Key, Setting<PathBuf>)>,
     /// The configuration file's path, and whether there is one.
     file: Setting<PathBuf>,
     file_exists: bool,
@@ -249,6 +261,7 @@ impl Config {
             outbox_max: sources.text(&OUTBOX_MAX_KEY, outbox_max, || OUTBOX_MAX)?,
             compaction: sources.text(&COMPACTION, values::compaction, || Compaction::Auto)?,
             rules: content.rules.clone(),
+            agents: sources.agents()?,
             state_dir,
             file,
             file_exists,
@@ -275,7 +288,15 @@ impl Config {
             (self.state_dir.value != new.state_dir.value, STATE_DIR.name),
             (self.socket.value != new.socket.value, SOCKET.name),
         ];
-        changed.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect()
+        let agents = AGENTS.iter().map(|(key, _)| {
+            let of = |config: &Config| {
+                let found = config.agents.iter().find(|(known, _)| known.name == key.name);
+                found.map(|(_, setting)| setting.value.clone())
+            };
+            (of(self) != of(new), key.name)
+        });
+        let changed = changed.into_iter().chain(agents);
+        changed.filter(|(differs, _)| *differs).map(|(_, name)| name).collect()
     }
 
     /// The user's home directory.
@@ -339,6 +360,7 @@ impl Config {
             rows.push(row(&COMPACTION, &self.compaction, self.compaction.value.to_string()));
         }
         rows.splice(2..2, store_rows);
+        rows.extend(self.agents.iter().map(|(key, setting)| row(key, setting, path(setting))));
         for (kind, rules) in [("include", &self.rules.include), ("exclude", &self.rules.exclude)] {
             let file = self.file.value.display();
             rows.extend(rules.iter().map(|r| [kind.to_owned(), r.describe(), file.to_string()]));

@@ -129,7 +129,7 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
         (
             "colour = 1",
             "F:1: unknown key \"colour\" | the keys are store, endpoint, region, profile, allow_http, interval, state_dir, socket, log, redact, \
-             min_free_space, outbox_max, compaction, include, exclude",
+             min_free_space, outbox_max, compaction, claude_config_dir, codex_home, openclaw_state_dir, openclaw_home, hermes_home, include, exclude",
         ),
         (
             "interval = 5",

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use self::socket::{BindError, bind};
+pub(crate) use self::socket::{BindError, bind, take_over};
 
 use self::service::ControlService;
 use self::socket::SocketFile;

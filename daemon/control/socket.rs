@@ -58,11 +58,13 @@ pub(crate) enum BindError {
     },
 }
 
-/// The file of a socket that we made. Dropping it removes the file, unless another one has taken its place.
+/// The file of a socket that we made, or that was made for us. Dropping it removes the file, unless another one has taken its
+/// place, or a service manager made it, which goes on listening without us.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Identity,
+    is_ours: bool,
 }
 
 /// Device, inode and time of change: an inode number alone may be given again at once.
@@ -83,7 +85,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_in_place() {
+        if self.is_ours && self.is_in_place() {
             // A failure leaves a stale file, which the next start removes.
             let _ = fs::remove_file(&self.path);
         }
@@ -111,9 +113,52 @@ pub(crate) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), BindError>
     };
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(system("chmod", path))?;
     let found = fs::symlink_metadata(path).map_err(system("look at", path))?;
-    let file = SocketFile { path: path.clone(), identity: identity(&found) };
+    let file = SocketFile { path: path.clone(), identity: identity(&found), is_ours: true };
     listener.set_nonblocking(true).map_err(system("listen on", path))?;
     let listener = UnixListener::from_std(listener).map_err(system("listen on", path))?;
+    Ok((listener, file))
+}
+
+/// Takes a listening socket that a service manager made at `path`. It must be that, and as safe as one of ours; an `Err` says why it
+/// is not, and then [`bind`] makes one. Must be called inside the runtime.
+pub(crate) fn take_over(
+    listener: std::os::unix::net::UnixListener,
+    path: &Path,
+) -> Result<(UnixListener, SocketFile), String> {
+    let told = |error: &dyn std::error::Error| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let path = &std::path::absolute(path).map_err(|error| told(&error))?;
+    if !matches!(rustix::net::sockopt::socket_acceptconn(&listener), Ok(true)) {
+        return Err("it does not listen".to_owned());
+    }
+    let address = listener.local_addr().map_err(|error| told(&error))?;
+    if address.as_pathname() != Some(path) {
+        let is_at = address
+            .as_pathname()
+            .map_or("without a path".into(), |at| format!("at {}", at.display()));
+        return Err(format!("it is {is_at}, and the configuration says {}", path.display()));
+    }
+    let found = fs::symlink_metadata(path).map_err(|error| told(&error))?;
+    if !found.file_type().is_socket() {
+        return Err("its file was replaced by something else".to_owned());
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err("its file belongs to another user".to_owned());
+    }
+    if let Some(directory) = path.parent() {
+        prepare_directory(directory, path).map_err(|error| told(&error))?;
+    }
+    // The file may be that of a socket which took this one's place, and whose owner is gone.
+    if matches!(probe(path), Err(Errno::CONNREFUSED | Errno::NOENT)) {
+        return Err("its file leads nowhere".to_owned());
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(|error| told(&error))?;
+    let found = fs::symlink_metadata(path).map_err(|error| told(&error))?;
+    let file = SocketFile { path: path.clone(), identity: identity(&found), is_ours: false };
+    listener.set_nonblocking(true).map_err(|error| told(&error))?;
+    let listener = UnixListener::from_std(listener).map_err(|error| told(&error))?;
     Ok((listener, file))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Clock, Finder, Tiers};
+use super::{Clock, Finder, Pulse, Tiers};
 use crate::config::Rules;
 use crate::durable::{Blocking, Disk};
 use crate::redact::Redactor;
@@ -41,6 +41,8 @@ pub(crate) struct Tools {
     pub(crate) reading: Blocking,
     /// Told when a scan begins: what else wants a look now and then needs no timer of its own.
     pub(crate) scan_began: Arc<Notify>,
+    /// Shows to others that the loop comes round.
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// What a person decided.

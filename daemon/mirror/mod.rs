@@ -26,6 +26,7 @@ mod orphans;
 mod pause;
 mod place;
 mod problems;
+mod pulse;
 mod replay;
 mod retreat;
 mod rows;
@@ -53,6 +54,7 @@ use tracing::{error, info, warn};
 pub(crate) use self::clock::{Clock, SystemClock};
 pub(crate) use self::find::{Finder, RootsFinder, chain};
 pub(crate) use self::interface::{Automatic, Fatal, Numbers, Settings, Signal, Summary, Tools};
+pub(crate) use self::pulse::Pulse;
 pub(crate) use self::tiers::Tiers;
 use crate::api::{Phase, Problem};
 use crate::ledger::Ledgers;
@@ -81,7 +83,7 @@ const STORE_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 /// A session whose manifest cannot be used is tried again after this: a person may mend it.
 const SESSION_RETRY: Duration = Duration::from_secs(60);
 
-/// The last flush of a stopping daemon ends within this, well below the 90 s after which a service manager kills.
+/// The last flush of a stopping daemon ends within this, well below the 30 s after which the unit has it killed.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// `--once` gives up after this long without anything captured or stored.
@@ -402,7 +404,9 @@ impl Engine {
             if self.is_finished() {
                 break;
             }
+            self.tools.pulse.turn();
             let due = self.next_due();
+            let pulse = self.tools.pulse.clone();
             let (hints, hints_at) = (self.tools.hints.clone(), self.hints_at);
             let hinted = async move {
                 tokio::time::sleep_until(hints_at).await;
@@ -413,6 +417,7 @@ impl Engine {
                 Some(signal) = signals.recv() => self.signal(signal),
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.done(done),
                 Some(command) = commands.recv() => self.command(command),
+                () = pulse.asked() => {}
                 () = hinted, if self.phase != Phase::Stopping => self.take_hints(),
                 () = tokio::time::sleep_until(due) => {}
             }

@@ -36,10 +36,15 @@ impl Daemon {
     }
 
     /// Starts a daemon by a command that was made elsewhere (under strace, for instance).
-    pub(crate) fn spawn_command(home: &Home, mut command: Command) -> Daemon {
+    pub(crate) fn spawn_command(home: &Home, command: Command) -> Daemon {
+        Daemon::spawn_with(home, command, Stdio::null())
+    }
+
+    /// The same with a standard input.
+    pub(crate) fn spawn_with(home: &Home, mut command: Command, input: Stdio) -> Daemon {
         let log = log_file(home.path());
         let file = File::options().append(true).create(true).open(&log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command.stdin(input).stdout(file.try_clone().unwrap()).stderr(file);
         Daemon { child: command.spawn().unwrap(), log }
     }
 

@@ -33,9 +33,12 @@ pub(crate) struct Laid {
 /// A home directory of its own, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Home {
-    dir: TempDir,
+    /// `None`: somebody else's to remove.
+    dir: Option<TempDir>,
     path: PathBuf,
     remote: Option<Remote>,
+    /// `XDG_RUNTIME_DIR` of its programs.
+    runtime: Option<PathBuf>,
 }
 
 /// The bucket that a home's programs use in place of the local one.
@@ -80,7 +83,18 @@ impl Home {
         let dir = tempfile::Builder::new().prefix("tcr").tempdir().unwrap();
         // The program reports canonical paths, and on some systems the temporary directory is behind a link.
         let path = dir.path().canonicalize().unwrap();
-        Home { dir, path, remote: None }
+        Home { dir: Some(dir), path, remote: None, runtime: None }
+    }
+
+    /// A home that is there already, and whose programs have a directory for their sockets.
+    pub(crate) fn at(path: PathBuf, runtime: PathBuf) -> Home {
+        Home { dir: None, path, remote: None, runtime: Some(runtime) }
+    }
+
+    /// The same home with programs that use a bucket.
+    pub(crate) fn and(mut self, remote: Remote) -> Home {
+        self.remote = Some(remote);
+        self
     }
 
     /// A home whose programs use a bucket.
@@ -135,6 +149,7 @@ impl Home {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", &self.path).current_dir(&self.path);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.envs(self.runtime.iter().map(|dir| ("XDG_RUNTIME_DIR", dir)));
         command.envs(self.remote.iter().flat_map(Remote::variables));
         command
     }
@@ -234,7 +249,7 @@ impl Drop for Home {
     /// `TRACECRAFT_KEEP` set: the home of a failed test stays for a look.
     fn drop(&mut self) {
         if std::thread::panicking() && std::env::var_os("TRACECRAFT_KEEP").is_some() {
-            self.dir.disable_cleanup(true);
+            self.dir.iter_mut().for_each(|dir| dir.disable_cleanup(true));
             println!("kept: {}", self.path.display());
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod daemon;
 pub(crate) mod home;
 pub(crate) mod http;
 pub(crate) mod judge;
+pub(crate) mod manager;
 pub(crate) mod objects;
 pub(crate) mod oracle;
 pub(crate) mod planted;

@@ -64,7 +64,12 @@ fn imports_that_go_downwards_and_what_is_no_import_are_not() {
 
 #[test]
 fn outside_of_the_library_little_of_it_is_named() {
-    assert_broken("ctl/main.rs", "use tracecraft::Config;", 2, "it may name api, paths");
+    assert_broken(
+        "ctl/main.rs",
+        "use tracecraft::Config;",
+        2,
+        "it may name ConfigError, Flags, api, paths, setup",
+    );
     assert_broken("ctl/main.rs", "use tracecraft::{api::X, run};", 2, "`tracecraft::run`");
     assert_broken("tests/kill.rs", "use tracecraft::api::X;", 2, "it may name nothing");
     assert_eq!(broken("ctl/a/b.rs", "use tracecraft::{api, paths::socket};\nuse crate::x;"), []);

@@ -332,6 +332,7 @@ impl World {
             blocking: Blocking::Inline,
             reading: Blocking::Inline,
             scan_began: Arc::default(),
+            pulse: Arc::default(),
         }
     }
 

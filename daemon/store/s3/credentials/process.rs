@@ -21,6 +21,18 @@ const PROCESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest output. Keys have a few thousand bytes.
 const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 
+/// What a service manager tells its service alone: a child must not speak for it.
+const MANAGER_VARS: [&str; 8] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+];
+
 /// What the program prints.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -79,7 +91,11 @@ async fn keys_within(
 }
 
 async fn run(command: &str) -> std::io::Result<(ExitStatus, Vec<u8>)> {
-    let mut child = Command::new("/bin/sh")
+    let mut shell = Command::new("/bin/sh");
+    for name in MANAGER_VARS {
+        shell.env_remove(name);
+    }
+    let mut child = shell
         .args(["-c", command])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

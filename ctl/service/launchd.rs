@@ -1,0 +1,99 @@
+//! The agent of launchd: its property list, and what `launchctl` is asked.
+//!
+//! Knows the text and the commands; refuses to know what the daemon does. Written by launchd's manual and checked by rendering
+//! alone: nobody has run it on a Mac.
+
+use std::path::{Path, PathBuf};
+
+use tracecraft::setup::{Survey, write_file};
+
+use super::shell;
+use super::systemd::cannot;
+use crate::failure::Failure;
+
+/// The agent's name in launchd.
+pub(super) const LABEL: &str = "tracecraft.tracecraftd";
+
+const TEXT: &str = include_str!("../../packaging/tracecraft.tracecraftd.plist");
+
+/// Where the agents of this user lie.
+pub(super) fn plist_path(home: &Path) -> PathBuf {
+    home.join("Library/LaunchAgents").join(format!("{LABEL}.plist"))
+}
+
+/// Where the daemon's words go: launchd has no journal.
+pub(super) fn log_path(home: &Path) -> PathBuf {
+    home.join("Library/Logs/tracecraftd.log")
+}
+
+/// The property list for this program and configuration.
+pub(super) fn render(program: &Path, found: &Survey, home: &Path) -> String {
+    let mut arguments = vec![program.display().to_string()];
+    if !found.is_default_file {
+        arguments.extend(["--config".into(), found.config_file.display().to_string()]);
+    }
+    let string = |text: &String| format!("        <string>{}</string>\n", escaped(text));
+    let arguments: String = arguments.iter().map(string).collect();
+    TEXT.replace("        <string>/usr/local/bin/tracecraftd</string>\n", &arguments).replace(
+        "/Users/you/Library/Logs/tracecraftd.log",
+        &escaped(&log_path(home).display().to_string()),
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A command, and whether its failure matters.
+pub(super) type Step = (Vec<String>, bool);
+
+/// What makes a written agent run, now and at each login. What ran before is ended first: launchd reads a list once.
+pub(super) fn load(uid: u32, plist: &Path) -> Vec<Step> {
+    let (domain, agent) = (format!("gui/{uid}"), format!("gui/{uid}/{LABEL}"));
+    let plist = plist.display().to_string();
+    vec![
+        (words(&["bootout", &agent]), false),
+        (words(&["enable", &agent]), true),
+        (words(&["bootstrap", &domain, &plist]), true),
+        (words(&["kickstart", &agent]), true),
+    ]
+}
+
+/// What ends the agent for good.
+pub(super) fn unload(uid: u32) -> Vec<Step> {
+    vec![(words(&["bootout", &format!("gui/{uid}/{LABEL}")]), false)]
+}
+
+/// What ends the process and starts it again.
+pub(super) fn restart(uid: u32) -> Vec<Step> {
+    vec![(words(&["kickstart", "-k", &format!("gui/{uid}/{LABEL}")]), true)]
+}
+
+/// What tells whether the agent is there.
+pub(super) fn look(uid: u32) -> Vec<String> {
+    words(&["print", &format!("gui/{uid}/{LABEL}")])
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    std::iter::once(&"launchctl").chain(words).map(|&word| word.to_owned()).collect()
+}
+
+/// Runs commands in their order.
+pub(super) fn run(steps: &[Step]) -> Result<(), Failure> {
+    for (words, matters) in steps {
+        let command: Vec<&str> = words.iter().map(String::as_str).collect();
+        let ended = shell::run(&command)
+            .map_err(|error| Failure::failed(format!("{} cannot be run: {error}", words[0])))?;
+        if *matters && !ended.success {
+            let what = format!("`{}` failed: {}", words.join(" "), ended.said());
+            return Err(Failure::failed(what)
+                .hint("log in at the screen: an agent runs in that session, and not over ssh"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the list.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_file(path, text).map_err(|error| cannot("write", path, &error))
+}

@@ -1,0 +1,74 @@
+//! What of a configuration was said by flags and variables alone, and would be missing where there is neither.
+//!
+//! Knows keys and where their values came from; refuses to write: [`crate::setup`] does.
+
+use std::path::Path;
+
+use super::{Config, ConfigError, Origin, Setting, StoreUrl, file};
+
+/// A key that somebody without our flags and variables would have to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// The key.
+    pub(crate) key: &'static str,
+    /// Its value, resolved; a text.
+    pub(crate) value: String,
+    /// The flag or variable.
+    pub(crate) from: String,
+}
+
+/// What is asked of a resolved configuration.
+pub(crate) struct Given<'a>(pub(crate) &'a Config);
+
+impl Given<'_> {
+    /// The settings that came from flags or variables.
+    pub(crate) fn outside_the_file(&self) -> Vec<Missing> {
+        let config = self.0;
+        let mut missing = Vec::new();
+        let mut add = |key, origin: &Origin, value: String| {
+            let from = match origin {
+                Origin::Flag(name) | Origin::Variable(name) => (*name).to_owned(),
+                _ => return,
+            };
+            missing.push(Missing { key, value, from });
+        };
+        let path = |path: &Path| path.display().to_string();
+        add(super::STORE.name, &config.store.origin, config.store.value.to_string());
+        let remote = [
+            (super::ENDPOINT.name, &config.remote.endpoint),
+            (super::REGION.name, &config.remote.region),
+            (super::PROFILE.name, &config.remote.profile),
+        ];
+        for (key, setting) in remote {
+            if let Some(Setting { value, origin }) = setting {
+                add(key, origin, value.clone());
+            }
+        }
+        let interval = super::values::show_duration(config.interval.value);
+        add(super::INTERVAL_KEY.name, &config.interval.origin, interval);
+        add(super::STATE_DIR.name, &config.state_dir.origin, path(&config.state_dir.value));
+        add(super::SOCKET.name, &config.socket.origin, path(&config.socket.value));
+        add(super::LOG_KEY.name, &config.log.origin, config.log.value.clone());
+        missing
+    }
+
+    /// The line of a key in the file, if it has it.
+    pub(crate) fn line_of(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+        let content = file::read(&self.0.file.value, self.0.home())?.unwrap_or_default();
+        let key = super::KEYS.iter().find(|known| known.name == key);
+        Ok(key.and_then(|key| content.get(key)).map(|(_, line)| *line))
+    }
+
+    /// The configuration file, and whether it is the default one.
+    pub(crate) fn file(&self) -> (&Path, bool) {
+        (&self.0.file.value, self.0.file.origin == Origin::Default)
+    }
+
+    /// The directory of a local store.
+    pub(crate) fn store_dir(&self) -> Option<&Path> {
+        match &self.0.store.value {
+            StoreUrl::File { dir } => Some(dir),
+            StoreUrl::S3 { .. } | StoreUrl::Hf { .. } => None,
+        }
+    }
+}
