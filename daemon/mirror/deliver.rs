@@ -410,6 +410,7 @@ impl Engine {
             // Nothing has changed yet: it begins again, and whoever asked for it still waits.
             Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
                 if !self.rest_compaction(&key, &failure, Stage::Naming) {
+                    self.note_given_up(&key, &failure);
                     self.give_up(&key, Some(failure));
                 }
             }
@@ -513,8 +514,8 @@ impl Engine {
         self.live(key).sending = false;
         let Some(record) = self.state.get(key) else { return };
         let merged_bytes = record.compaction.as_ref().map_or(0, |c| c.merged.uploaded_bytes);
-        let record =
-            Record { compaction: None, totals: manifest::totals(manifest), ..record.clone() };
+        let totals = manifest::totals(manifest).above(&record.totals);
+        let record = Record { compaction: None, totals, ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
             // Swapping again changes nothing and deletes nothing twice.
@@ -558,7 +559,7 @@ impl Engine {
     /// it has to wait, because the store is away or this does not pass by itself.
     fn rest_compaction(&mut self, key: &SessionKey, failure: &Failure, again: Stage) -> bool {
         let Failure::Store(error) = failure else { return false };
-        self.store_failed(error);
+        self.store_failed_if(error);
         let away = self.store_is_away() || !error.kind.passes();
         let Some(run) = self.compactions.get_mut(key) else { return false };
         run.failures += 1;

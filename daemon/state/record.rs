@@ -160,6 +160,14 @@ pub(crate) struct Totals {
     pub(crate) last_stored_at: Option<String>,
 }
 
+impl Totals {
+    /// These, but for bytes that were named before: merges keep them, so that a manifest with fewer is an older one that came
+    /// back. It may say what it will; that something is missing from it stays known.
+    pub(crate) fn above(self, known: &Totals) -> Totals {
+        Totals { bytes: self.bytes.max(known.bytes), ..self }
+    }
+}
+
 /// A compaction whose merged part is in the outbox or stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Compaction {

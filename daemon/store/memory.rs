@@ -141,6 +141,11 @@ impl MemoryStore {
         MemoryStore { hook: Arc::default(), disk, ..self.clone() }
     }
 
+    /// The same handle, for files of another disk.
+    pub(crate) fn with_disk(&self, disk: Arc<dyn Disk>) -> MemoryStore {
+        MemoryStore { disk, ..self.clone() }
+    }
+
     /// Requests take time to arrive, so that those of two writers meet.
     pub(crate) fn with_latency(self, rng: fastrand::Rng) -> MemoryStore {
         MemoryStore { latency: Some(Arc::new(Mutex::new(rng))), ..self }

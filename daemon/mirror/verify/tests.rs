@@ -115,7 +115,7 @@ impl Case {
 
     async fn seen_by(&self, store: Arc<dyn Store>) -> Seen {
         let (events, _listening) = mpsc::channel(1);
-        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: 0 };
+        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: Default::default() };
         let (record, compacting) = (self.record.clone(), self.compacting);
         let subject = Subject { store, key: key(), record, compacting };
         subject.examine(&mut Contents::new(), &mut meter).await
@@ -364,7 +364,7 @@ async fn what_is_compacted_between_two_looks_is_not_complained_about() {
         }
         StoreFault::None
     }));
-    assert_eq!(case.seen_by(Arc::new(store)).await.findings, []);
+    assert_eq!(case.seen_by(Arc::new(store)).await.findings[..], []);
 }
 
 #[tokio::test]

@@ -39,7 +39,13 @@ impl Case {
     }
 
     async fn repair(&self, disk: MemoryDisk) -> Repaired {
-        let files = Arc::new(MemoryFiles::new());
+        self.repair_from(disk, MemoryFiles::new()).await
+    }
+
+    /// As far as these files are its source.
+    async fn repair_from(&self, disk: MemoryDisk, files: MemoryFiles) -> Repaired {
+        let files = Arc::new(files);
+        let store: Arc<dyn Store> = Arc::new(self.store.with_disk(Arc::new(disk.clone())));
         let databases = Arc::new(Databases::new("/nowhere/copies".into(), 0, []));
         let tools = Tools {
             files,
@@ -51,15 +57,15 @@ impl Case {
             ledgers: Ledgers::new("/state".as_ref()),
         };
         let adopter = Adopter {
-            store: Arc::new(self.store.clone()),
+            store: store.clone(),
             tools,
             blocking: Blocking::Inline,
             now: "2026-01-02T03:04:06Z".into(),
         };
         let (events, _listening) = mpsc::channel(1);
-        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: 0 };
+        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: Default::default() };
         let subject = Subject {
-            store: Arc::new(self.store.clone()),
+            store,
             key: key(),
             record: self.record.clone(),
             compacting: self.compacting,
