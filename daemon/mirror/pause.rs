@@ -138,7 +138,8 @@ impl Engine {
         if let Failure::Store(error) = failure
             && !is_of_store(error)
         {
-            let hint = "the session's parts are as they were; `tracecraftctl verify` tells what is wrong";
+            let hint =
+                "the session's parts are as they were; `tracecraftctl verify` tells what is wrong";
             self.session_problem(key, "compaction_failed", &chain(error), Some(hint));
         }
     }

@@ -9,6 +9,7 @@ mod oracle;
 mod others;
 mod outages;
 mod requests;
+mod verifications;
 mod world;
 
 use std::future::Future;

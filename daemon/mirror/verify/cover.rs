@@ -104,12 +104,10 @@ impl Mender {
     ) -> Result<There, String> {
         let named = usable.map(|manifest| manifest.parts.clone()).unwrap_or_default();
         let count = named.len();
-        let mut entries: Vec<PartEntry> = named
-            .into_iter()
-            .filter(|part| !seen.wrong.contains(&part.name()))
-            .collect();
-        let mut doubt =
-            (entries.len() < count).then(|| "parts that it names are not what they should be".into());
+        let mut entries: Vec<PartEntry> =
+            named.into_iter().filter(|part| !seen.wrong.contains(&part.name())).collect();
+        let mut doubt = (entries.len() < count)
+            .then(|| "parts that it names are not what they should be".into());
         let said: HashMap<PartName, &PartEntry> =
             old.parts.iter().map(|part| (part.name(), part)).collect();
         let from = usable.map_or(0, |manifest| manifest.next_seq);
@@ -147,7 +145,10 @@ impl Mender {
 
 /// The parts that can stay, in order, and the ranges between them that none holds, each with a number for it: the last of
 /// those that were given to what is lost. `None`: there is no number between two parts.
-fn cover(record: &Record, entries: Vec<PartEntry>) -> Option<(Vec<PartEntry>, Vec<(u32, [u64; 2])>)> {
+fn cover(
+    record: &Record,
+    entries: Vec<PartEntry>,
+) -> Option<(Vec<PartEntry>, Vec<(u32, [u64; 2])>)> {
     let mut placed: Vec<([u64; 2], PartEntry)> =
         entries.into_iter().filter_map(|entry| Some((entry.cursor_range?, entry))).collect();
     // Of those that begin at the same byte the longest: the others were merged into it.

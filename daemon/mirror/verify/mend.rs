@@ -164,7 +164,8 @@ impl Mender {
                 mended.did("manifest_rebuilt", &object, &message);
             }
             Ok(_) => {
-                let message = "was not rebuilt: it is another one by now, since somebody else writes it";
+                let message =
+                    "was not rebuilt: it is another one by now, since somebody else writes it";
                 mended.could_not("manifest_unmended", &object, message);
             }
         }

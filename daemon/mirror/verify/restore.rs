@@ -152,8 +152,11 @@ impl Mender {
             }
             restored.push((part, found));
         }
-        let (disk, outbox, key) =
-            (self.adopter.tools.disk.clone(), self.adopter.tools.outbox.clone(), subject.key.clone());
+        let (disk, outbox, key) = (
+            self.adopter.tools.disk.clone(),
+            self.adopter.tools.outbox.clone(),
+            subject.key.clone(),
+        );
         let tidy = move || {
             let _ = disk.remove(&into); // Else the next start sweeps it.
             outbox.tidy(&*disk, &key);

@@ -1,5 +1,6 @@
 //! What a verification has to find, each in a store in memory: what is damaged, what only moves, what is merely away.
 
+mod losses;
 mod mending;
 
 use std::sync::Arc;
@@ -115,7 +116,8 @@ impl Case {
 
     async fn seen_by(&self, store: Arc<dyn Store>) -> Seen {
         let (events, _listening) = mpsc::channel(1);
-        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: Default::default() };
+        let mut meter =
+            Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: Default::default() };
         let (record, compacting) = (self.record.clone(), self.compacting);
         let subject = Subject { store, key: key(), record, compacting };
         subject.examine(&mut Contents::new(), &mut meter).await

@@ -1,0 +1,193 @@
+//! A verification among all else that the engine does: with a client that reads nothing, while the daemon stops, beside a
+//! compaction that meets damage, and after an older manifest came back.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::world::World;
+use super::{Mirror, Play};
+use crate::api::{ErrorCode, Progress, Status, Verified, Verifying, Weight};
+use crate::mirror::Signal;
+use crate::mirror::handle::Options;
+use crate::store::memory::MemoryStore;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+
+fn play(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without drivers");
+    runtime.block_on(async {
+        let (world, store) = World::remote(INTERVAL);
+        let mut play = Play { world, process: None, second: None, log: vec![], verbose: false };
+        test(&mut play, store).await;
+    });
+}
+
+/// So many sessions, each of several parts that its manifest names.
+async fn recorded(play: &mut Play, sessions: usize) {
+    for _ in 0..4 {
+        for number in 0..sessions {
+            play.world.append_to(number);
+        }
+        play.run(INTERVAL).await.unwrap();
+    }
+    flush(play).await;
+}
+
+async fn flush(play: &mut Play) {
+    let flush = async |mirror: Mirror| mirror.flush(None).await;
+    play.ask(Duration::from_secs(60), flush).await.unwrap().unwrap().unwrap();
+}
+
+async fn status(play: &mut Play) -> Status {
+    let status = play.ask(INTERVAL, async |mirror: Mirror| mirror.status().await).await;
+    status.unwrap().unwrap().unwrap()
+}
+
+async fn begun(play: &mut Play, options: Options) -> mpsc::Receiver<Verifying> {
+    let verify = async |mirror: Mirror| mirror.verify(None, options).await;
+    play.ask(INTERVAL, verify).await.unwrap().unwrap()
+}
+
+/// Reads the rest of a stream: its sessions, and how it ended.
+async fn all(mut events: mpsc::Receiver<Verifying>) -> (Vec<Verified>, Verifying) {
+    let (mut sessions, mut last) = (Vec::new(), None);
+    while let Some(event) = events.recv().await {
+        match event {
+            Verifying::Session { session } => sessions.push(session),
+            event => last = Some(event),
+        }
+    }
+    (sessions, last.expect("there is a first line"))
+}
+
+async fn read(play: &mut Play, events: mpsc::Receiver<Verifying>) -> (Vec<Verified>, Verifying) {
+    let within = Duration::from_secs(600);
+    play.ask(within, async |_: Mirror| all(events).await).await.unwrap().expect("it ends")
+}
+
+fn manifest_of(store: &MemoryStore, id: &str) -> Value {
+    serde_json::from_slice(&store.objects()[&format!("sessions/codex/{id}/meta.json")]).unwrap()
+}
+
+fn put_manifest(store: &MemoryStore, id: &str, manifest: &Value) {
+    store.insert(&format!("sessions/codex/{id}/meta.json"), manifest.to_string());
+}
+
+#[test]
+fn a_client_that_reads_nothing_keeps_no_verification_for_itself() {
+    play(async |play, _| {
+        recorded(play, 40).await;
+        let unread = begun(play, Options::default()).await;
+        play.run(Duration::from_secs(60)).await.unwrap();
+        let events = begun(play, Options::default()).await;
+        let (_, last) = read(play, events).await;
+        let Verifying::Failed { error } = last else { panic!("{last:?}") };
+        assert_eq!(error.code, ErrorCode::Busy);
+        play.run(Duration::from_secs(900)).await.unwrap();
+        let events = begun(play, Options::default()).await;
+        let (sessions, last) = read(play, events).await;
+        assert!(matches!(last, Verifying::Done { .. }), "{last:?}");
+        assert_eq!(sessions.len(), 40);
+        drop(unread);
+    });
+}
+
+#[test]
+fn a_daemon_that_stops_begins_no_repair_and_says_so() {
+    play(async |play, store| {
+        recorded(play, 40).await;
+        for number in 0..40 {
+            let id = format!("s{number}");
+            let mut manifest = manifest_of(&store, &id);
+            manifest["total_uploaded_bytes"] = json!(7);
+            put_manifest(&store, &id, &manifest);
+        }
+        // It waits for its reader when the signal comes.
+        let options = Options { repair: true, deep: false };
+        let events = begun(play, options).await;
+        play.run(Duration::from_secs(1)).await.unwrap();
+        play.world.append_to(0);
+        let process = play.process.as_ref().unwrap();
+        process.signals.try_send(Signal::Drain).unwrap();
+        let reader = tokio::spawn(all(events));
+        play.run(Duration::from_secs(30)).await.unwrap();
+        assert!(play.process.is_none(), "it ended");
+        let (sessions, last) = reader.await.unwrap();
+        let Verifying::Failed { error } = last else { panic!("{last:?}") };
+        assert!(error.message.contains("stopping"), "{error:?}");
+        assert!(sessions.len() < 40, "{}", sessions.len());
+        let wrong = (0..40).filter(|number| {
+            manifest_of(&store, &format!("s{number}"))["total_uploaded_bytes"] == json!(7)
+        });
+        assert!(wrong.count() > 0, "it began no more repairs");
+        assert_ne!(manifest_of(&store, "s0")["ended_at"], Value::Null);
+    });
+}
+
+#[test]
+fn a_part_that_a_compaction_misses_is_its_sessions_matter_and_no_outage() {
+    play(async |play, store| {
+        recorded(play, 2).await;
+        let uuid = manifest_of(&store, "s0")["parts"][1]["uuid"].as_str().unwrap().to_owned();
+        store.remove(&format!("sessions/codex/s0/part-00001-{uuid}.jsonl"));
+        let compact = async |mirror: Mirror| {
+            let mut progress = mirror.compact("s0".into(), 0).await;
+            let mut last = None;
+            while let Some(step) = progress.recv().await {
+                last = Some(step);
+            }
+            last
+        };
+        let last = play.ask(Duration::from_secs(60), compact).await.unwrap().flatten();
+        assert!(matches!(last, Some(Progress::Failed { .. })), "{last:?}");
+        let told = status(play).await;
+        let codes: Vec<&str> = told.problems.iter().map(|p| p.code.as_str()).collect();
+        assert!(!codes.contains(&"store_unavailable"), "{codes:?}");
+        assert!(codes.contains(&"compaction_failed"), "{codes:?}");
+        // A repair puts it back from the source, and nothing is said any more.
+        let events = begun(play, Options { repair: true, deep: true }).await;
+        let (sessions, last) = read(play, events).await;
+        assert!(matches!(last, Verifying::Done { .. }), "{last:?}");
+        let of =
+            |weight| sessions.iter().flat_map(|s| &s.findings).filter(move |f| f.weight == weight);
+        assert_eq!((of(Weight::Wrong).count(), of(Weight::Mended).count()), (0, 1));
+        assert!(status(play).await.problems.is_empty());
+    });
+}
+
+#[test]
+fn an_older_manifest_stays_told_when_it_is_put_again_with_new_words() {
+    play(async |play, store| {
+        recorded(play, 1).await;
+        let newest = manifest_of(&store, "s0");
+        let mut older = newest.clone();
+        let lost = older["parts"].as_array_mut().unwrap().pop().unwrap();
+        older["next_seq"] = lost["seq"].clone();
+        for (total, own) in
+            [("total_uploaded_bytes", "uploaded_bytes"), ("total_source_bytes", "source_bytes")]
+        {
+            older[total] = json!(older[total].as_u64().unwrap() - lost[own].as_u64().unwrap());
+        }
+        put_manifest(&store, "s0", &older);
+        // A stop writes nothing but a time.
+        let stop = async |mirror: Mirror| mirror.stop("s0".into()).await;
+        play.ask(Duration::from_secs(60), stop).await.unwrap().unwrap().unwrap();
+        assert_eq!(manifest_of(&store, "s0")["followed"], json!(false));
+        let events = begun(play, Options::default()).await;
+        let (sessions, _) = read(play, events).await;
+        let behind = sessions[0].findings.iter().any(|f| f.code == "manifest_behind");
+        assert!(behind, "{:?}", sessions[0].findings);
+        let events = begun(play, Options { repair: true, deep: true }).await;
+        let (sessions, _) = read(play, events).await;
+        let wrong = sessions[0].findings.iter().filter(|f| f.weight == Weight::Wrong);
+        assert_eq!(wrong.count(), 0, "{:?}", sessions[0].findings);
+        assert_eq!(manifest_of(&store, "s0")["parts"].as_array().unwrap().len(), 4);
+        assert_eq!(manifest_of(&store, "s0")["followed"], json!(false));
+    });
+}
