@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
-    check_prefix, folders,
+    check_prefix,
 };
 use crate::durable::Disk;
 
@@ -364,4 +364,14 @@ impl Store for MemoryStore {
         };
         self.serve(OpKind::Delete, key, effect).await
     }
+}
+
+/// The names directly below `prefix` that have something below them, from an ascending list of keys.
+fn folders<'a>(prefix: &str, keys: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let below = keys.filter_map(|key| key.strip_prefix(prefix));
+    let mut names: Vec<String> =
+        below.filter_map(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned()).collect();
+    names.sort();
+    names.dedup();
+    names
 }
