@@ -42,6 +42,12 @@ impl Findings {
         findings.into_iter().for_each(|finding| self.push(finding));
     }
 
+    /// Takes those of a further step, and how many more these were.
+    pub(super) fn absorb(&mut self, others: Findings) {
+        self.more += others.more;
+        self.extend(others);
+    }
+
     pub(super) fn has(&self, code: &str) -> bool {
         self.told.iter().any(|finding| finding.code == code)
     }

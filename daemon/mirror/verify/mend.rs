@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::check::{Contents, Meter, Seen, Subject, fetch};
 use super::cover::place;
-use super::finding::{finding, unreachable};
+use super::finding::{Findings, finding, unreachable};
 use super::restore::sourceless;
 use super::shape::{is_behind, is_own, named_below, named_bytes, summed};
 use crate::api::{Finding, Weight};
@@ -53,7 +53,7 @@ pub(super) struct Mender {
 #[derive(Debug, Default)]
 pub(super) struct Mended {
     /// What was done, and what could not be.
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Findings,
     /// What the manifest says in sum, if it was put.
     pub(super) totals: Option<Totals>,
 }
@@ -96,10 +96,10 @@ impl Mender {
                 seen.findings.push(unreachable(&error));
             }
         }
-        for done in &mended.findings {
+        for done in mended.findings.iter() {
             tracing::info!(object = done.object, what = done.message, "repair");
         }
-        seen.findings.append(&mut mended.findings);
+        seen.findings.absorb(mended.findings);
         (seen, mended.totals)
     }
 
