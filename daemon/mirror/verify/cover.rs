@@ -16,6 +16,9 @@ use crate::part::{Manifest, PartEntry, PartName};
 use crate::source::{self, Depth, Verdict};
 use crate::state::Record;
 
+/// What can stay, and what is lost: ranges, each with a number for the part that is to hold it.
+type Cover = (Vec<PartEntry>, Vec<(u32, [u64; 2])>);
+
 /// Entries of what is there.
 struct There {
     entries: Vec<PartEntry>,
@@ -145,10 +148,7 @@ impl Mender {
 
 /// The parts that can stay, in order, and the ranges between them that none holds, each with a number for it: the last of
 /// those that were given to what is lost. `None`: there is no number between two parts.
-fn cover(
-    record: &Record,
-    entries: Vec<PartEntry>,
-) -> Option<(Vec<PartEntry>, Vec<(u32, [u64; 2])>)> {
+fn cover(record: &Record, entries: Vec<PartEntry>) -> Option<Cover> {
     let mut placed: Vec<([u64; 2], PartEntry)> =
         entries.into_iter().filter_map(|entry| Some((entry.cursor_range?, entry))).collect();
     // Of those that begin at the same byte the longest: the others were merged into it.

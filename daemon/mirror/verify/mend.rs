@@ -84,7 +84,9 @@ impl Mender {
             let is_of_manifest =
                 |f: &Finding| f.weight == Weight::Wrong && OF_MANIFESTS.contains(&&*f.code);
             if seen.findings.iter().any(is_of_manifest) {
-                self.rebuild(subject, record, &seen, contents, meter, &mut mended).await?;
+                // On the heap: it holds two manifests and a source, and is seldom asked for.
+                Box::pin(self.rebuild(subject, record, &seen, contents, meter, &mut mended))
+                    .await?;
             }
             seen = subject.examine(contents, meter).await;
             self.sweep(subject, record, &seen, &mut mended).await
@@ -123,7 +125,7 @@ impl Mender {
         let codes: HashMap<String, String> =
             seen.findings.iter().map(|f| (f.object.clone(), f.code.clone())).collect();
         let lost = lost.into_values().collect();
-        for (part, found) in self.put_again(subject, record, lost, meter).await? {
+        for (part, found) in Box::pin(self.put_again(subject, record, lost, meter)).await? {
             let object = subject.key.part_key(&part.name());
             let code = codes.get(&object).map_or("part_missing", String::as_str);
             match found {
