@@ -13,6 +13,9 @@ use crate::state::{PendingPart, State};
 /// Name of the file in which a compaction puts its merged part together.
 const MERGING: &str = "merging";
 
+/// Name of the file in which a repair puts a lost part together.
+const MENDING: &str = "mending";
+
 /// Where captured parts wait.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
@@ -49,6 +52,11 @@ impl Outbox {
     /// Where the merged part of a compaction is put together. Never taken for a waiting part.
     pub(crate) fn merging(&self, key: &SessionKey) -> PathBuf {
         self.folder(key).join(MERGING)
+    }
+
+    /// Where a part that is lost is put together again. Never taken for a waiting part, and swept as a remnant.
+    pub(crate) fn mending(&self, key: &SessionKey) -> PathBuf {
+        self.folder(key).join(MENDING)
     }
 
     fn folder(&self, key: &SessionKey) -> PathBuf {

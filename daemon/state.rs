@@ -164,7 +164,7 @@ impl State {
                     for part in record.pending.iter_mut().filter(|p| p.stored_at.is_some()) {
                         part.named |= part.seq < next_seq;
                     }
-                    record.totals = totals;
+                    record.totals = totals.above(&record.totals);
                     record.manifest_due = due;
                 }
             }

@@ -18,8 +18,9 @@ use crate::support::daemon::{Daemon, ctl, ctl_ok};
 use crate::support::home::{Home, lay_out_samples, said};
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
-use crate::support::proxy::Plan;
+use crate::support::proxy::{Kind, Plan, Side};
 use crate::support::{pace, wait_until_ok};
+use crate::verify::has;
 
 /// Transactions at least of a writer that does not wait for the daemon, and looks at least while it works.
 const TRANSACTIONS: usize = 60;
@@ -227,4 +228,26 @@ fn t36_t43_t57_a_live_database_is_recorded_to_a_store_that_fails_a_third_of_all_
     ctl_ok(&home, &["flush"]);
     assert_exact(&home, &hermes, &history);
     assert_eq!(daemon.term().code(), Some(0), "{}", daemon.said());
+}
+
+#[test]
+fn rows_that_wait_to_be_stored_are_no_difference_between_rows_and_store() {
+    let test = "a deep verification of rows that wait";
+    let Some((proxy, home)) = behind_a_proxy(ServerKind::S3sFs, test, 12) else { return };
+    let hermes = begun(&home);
+    let daemon = Daemon::start(&home, &["--interval", "200ms"]);
+    ctl_ok(&home, &["flush"]);
+    proxy.hold(1, Some(Kind::PutPart), Side::Before);
+    hermes.say(SESSION, "assistant", "second");
+    hermes.run("UPDATE messages SET content = 'changed' WHERE id = 1");
+    wait_until_ok("a part that waits", || if proxy.holds() { Ok(()) } else { Err("none".into()) });
+    let deep = || ctl(&home, &["verify", SESSION, "--deep", "--json"]);
+    let told = deep();
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    assert!(has(&told, "source_equal", "note"), "{}", said(&told));
+    proxy.release();
+    ctl_ok(&home, &["flush"]);
+    let told = deep();
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    drop(daemon);
 }

@@ -279,10 +279,27 @@ const DAMAGES: &[Damage] = &[
         damage: |case| case.change_manifest(|m| m["schema_version"] = json!(2)),
     },
     Damage {
+        name: "a manifest is gone, and a part with it",
+        code: "manifest_missing",
+        words: "has parts and no manifest",
+        mends: true,
+        damage: |case| {
+            fs::remove_file(case.manifest_path()).unwrap();
+            fs::remove_file(case.parts().pop().unwrap()).unwrap();
+        },
+    },
+    Damage {
+        name: "the manifest is another session's",
+        code: "manifest_foreign",
+        words: "is the manifest of another session",
+        mends: true,
+        damage: |case| case.change_manifest(|m| m["session_id"] = json!("other")),
+    },
+    Damage {
         name: "everything is gone",
         code: "session_missing",
         words: "is gone, and all parts of the session with it",
-        mends: false,
+        mends: true,
         damage: |case| fs::remove_dir_all(case.folder()).unwrap_or(()),
     },
 ];
@@ -351,6 +368,19 @@ fn a_repair_never_deletes_what_only_one_object_holds() {
     assert_eq!(told.status.code(), Some(1), "{}", said(&told));
     assert!(has(&told, "part_digest", "wrong"), "{}", said(&told));
     assert_eq!(fs::read(&case.parts()[1]).unwrap(), damaged);
+
+    // What is missing from a manifest and nowhere else stays missing, however often it is repaired.
+    case.restore();
+    fs::remove_file(case.manifest_path()).unwrap();
+    fs::remove_file(case.parts().pop().unwrap()).unwrap();
+    let before = files_below(&case.home.bucket());
+    for _ in 0..2 {
+        let told = ctl(&case.home, &["verify", "--repair", "--json"]);
+        assert_eq!(told.status.code(), Some(1), "{}", said(&told));
+        assert!(has(&told, "manifest_missing", "wrong"), "{}", said(&told));
+        assert!(has(&told, "manifest_unmended", "unchecked"), "{}", said(&told));
+        assert_eq!(files_below(&case.home.bucket()), before);
+    }
 
     // A manifest with a gap, and no source that could tell its ranges.
     case.restore();

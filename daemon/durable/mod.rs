@@ -59,6 +59,9 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
     /// All regular files below a directory, at any depth, with their sizes, sorted by path; empty when there is no such
     /// directory. Links are not followed.
     fn list(&self, dir: &Path) -> io::Result<Vec<(PathBuf, u64)>>;
+    /// What is directly in a directory, in no order, and whether it is a directory itself; empty when there is no such directory.
+    /// Links and whatever is neither are left out.
+    fn entries(&self, dir: &Path) -> io::Result<Vec<(PathBuf, bool)>>;
     /// Removes a file; that there is none is no error. Not durable until [`Disk::sync`] of its directory.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes a directory if it is empty; anything else is no error.

@@ -313,6 +313,26 @@ impl Disk for OsDisk {
         Ok(files)
     }
 
+    fn entries(&self, dir: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
+        let entries = match std::fs::read_dir(dir) {
+            Err(error) if is_missing(&error) => return Ok(Vec::new()),
+            result => result?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() || kind.is_file() => {
+                    found.push((entry.path(), kind.is_dir()));
+                }
+                Ok(_) => {}
+                Err(error) if is_missing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         match std::fs::remove_file(path) {
             Err(error) if is_missing(&error) => Ok(()),

@@ -57,12 +57,6 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether a named part is not there.
-    fn is_gone(&self, part: &PartEntry) -> bool {
-        let name = part.name();
-        !self.listed.iter().any(|(listed, _)| *listed == name)
-    }
-
     /// Whether a part of the outbox is stored, and in its place.
     fn is_stored(&self, one: &Waiting) -> bool {
         self.manifest.parts.iter().chain(&self.unnamed).any(|part| part.name() == one.name)

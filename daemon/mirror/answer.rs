@@ -399,7 +399,7 @@ impl Engine {
         // What failed once is tried again before the end; a store that is away is not waited for.
         let waiting = !self.to_send.is_empty() && self.store_takes_sends()
             || !self.resting.is_empty() && !self.store_is_away();
-        let sending = self.sends > 0 || waiting;
+        let sending = self.sends > 0 || waiting || self.is_mending();
         let merging = self.compactions.values().any(super::compactions::Running::is_swapping);
         let late = self.drain_until.is_some_and(|until| until <= Instant::now());
         late || (self.ends_said && !self.capturing && !sending && !merging)

@@ -39,6 +39,9 @@ const COPY_BYTES: usize = 256 * 1024;
 /// What is deleted to learn whether deleting is allowed: no part and no manifest ever has this name.
 const NEVER_WAS: &str = "never-was";
 
+/// The operation of an error of our own disk, which is no failure of the store.
+pub(super) const OUTBOX_WRITE: &str = "write";
+
 /// What a compaction works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
@@ -293,7 +296,7 @@ pub(crate) async fn sweep(
 pub(super) fn outbox_error(path: &Path, source: std::io::Error) -> Failure {
     Failure::Store(StoreError {
         kind: ErrorKind::Full,
-        operation: "write",
+        operation: OUTBOX_WRITE,
         object: path.display().to_string(),
         source: source.into(),
     })

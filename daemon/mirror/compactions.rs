@@ -244,6 +244,7 @@ impl Engine {
                 if self.is_overtaken(&key, &failure)
                     || !self.rest_compaction(&key, &failure, Stage::Naming)
                 {
+                    self.note_given_up(&key, &failure);
                     self.give_up(&key, Some(failure));
                 }
             }
@@ -351,7 +352,7 @@ impl Engine {
         self.live(key).sending = false;
         let Some(record) = self.state.get(key) else { return };
         let merged_bytes = record.compaction.as_ref().map_or(0, |c| c.merged.uploaded_bytes);
-        let totals = self.totals(manifest);
+        let totals = self.totals(manifest).above(&record.totals);
         let record = Record { compaction: None, totals, ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
@@ -411,7 +412,7 @@ impl Engine {
                     info!(session = %key, before, next, "its sequence numbers begin again");
                 }
             }
-            (Err(Failure::Store(error)), _) => self.store_failed(&error),
+            (Err(Failure::Store(error)), _) => self.store_failed_if(&error),
             _ => {}
         }
         self.end_compaction(key);
@@ -453,7 +454,7 @@ impl Engine {
     /// it has to wait, because the store is away or this does not pass by itself.
     fn rest_compaction(&mut self, key: &SessionKey, failure: &Failure, again: Stage) -> bool {
         let Failure::Store(error) = failure else { return false };
-        self.store_failed(error);
+        self.store_failed_if(error);
         let away = self.store_is_away() || !error.kind.passes();
         let Some(run) = self.compactions.get_mut(key) else { return false };
         run.failures += 1;

@@ -17,7 +17,7 @@ use crate::store::{Object, Store};
 const COMPARE_BYTES: usize = 64 * 1024;
 
 /// Largest part that is looked for in named ones, bytes: one chunk, some records longer. A larger leftover stays.
-const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How many of a writer's parts, from the first on, are in what a manifest names, behind so many bytes that it had before.
 pub(crate) async fn shared(

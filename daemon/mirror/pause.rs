@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::compact::OUTBOX_WRITE;
 use super::manifest::Failure;
 use super::{Engine, STORE_RETRY, chain};
 use crate::part::SessionKey;
@@ -80,6 +81,12 @@ pub(super) fn rest(key: &SessionKey, failures: u32) -> Duration {
     most.mul_f64(0.5 + fastrand::Rng::with_seed(id).f64() / 2.0)
 }
 
+/// Whether a failure says that the store is not there, or refuses.
+fn is_of_store(error: &StoreError) -> bool {
+    let of_object = matches!(error.kind, ErrorKind::NotFound | ErrorKind::Changed);
+    !of_object && error.operation != OUTBOX_WRITE
+}
+
 impl Engine {
     /// Whether something other than a send may be asked.
     pub(super) fn store_is_open(&self) -> bool {
@@ -116,6 +123,25 @@ impl Engine {
         // The object alone does not tell a person which disk or server to look at.
         let message = format!("{}: {}", self.settings.store_url, chain(error));
         self.problem("store_unavailable", "", &message, Some(hint));
+    }
+
+    /// As [`Engine::store_failed`], for what a compaction met: an object that is missing, or our own disk that is full, says
+    /// nothing of the store, and others are not to wait for it.
+    pub(super) fn store_failed_if(&mut self, error: &StoreError) {
+        if is_of_store(error) {
+            self.store_failed(error);
+        }
+    }
+
+    /// Shows why a compaction ended that a person has to see to.
+    pub(super) fn note_given_up(&mut self, key: &SessionKey, failure: &Failure) {
+        if let Failure::Store(error) = failure
+            && !is_of_store(error)
+        {
+            let hint =
+                "the session's parts are as they were; `tracecraftctl verify` tells what is wrong";
+            self.session_problem(key, "compaction_failed", &chain(error), Some(hint));
+        }
     }
 
     /// Our own disk failed on what the store did: it is done again a while later.

@@ -5,26 +5,29 @@
 //! repair has its session to itself, as a send has. One verification runs at a time; it ends when its asker goes away.
 
 mod check;
+mod cover;
 mod deep;
 mod finding;
 mod marks;
 mod mend;
+mod restore;
 mod shape;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use self::check::{Contents, Meter, Subject};
-use self::finding::verified;
+use self::finding::{Findings, verified};
 use self::mend::Mender;
 use super::adopt::Adopter;
 use super::handle::Options;
 use super::{Done, Engine};
 use crate::api::{
-    ErrorBody, ErrorCode, Finding, Verdict, Verified, VerifiedSums, Verifying, Weight,
+    ErrorBody, ErrorCode, Finding, Phase, Verdict, Verified, VerifiedSums, Verifying, Weight,
 };
 use crate::part::SessionKey;
 use crate::state::{Change, Record, Totals};
@@ -36,6 +39,10 @@ const LOOKS_MAX: u32 = 20;
 /// Sessions in a row that the store does not answer for before the others are not asked for: each costs the patience of all
 /// its retries.
 const AWAY_MAX: u32 = 3;
+
+/// A client that reads nothing for so long has lost its verification: there is only one at a time. As long as the control server
+/// waits for a silent client.
+const UNREAD_MAX: Duration = Duration::from_secs(600);
 
 /// Where manifests are kept that a repair replaced, below the state directory.
 const SET_ASIDE: &str = "set-aside";
@@ -66,8 +73,8 @@ pub(super) enum Step {
     Listed(Vec<SessionKey>, Option<Finding>),
     /// A session was looked at.
     Checked(Box<Checked>),
-    /// The asker was told of a session.
-    Told,
+    /// The asker was told of a session. `false`: they read nothing for too long, or went away.
+    Told(bool),
     /// The asker was told of the end.
     Ended,
 }
@@ -80,7 +87,6 @@ pub(super) struct Checked {
     /// As it was given to the job.
     record: Option<Record>,
     contents: Contents,
-    done_bytes: u64,
     /// It was mended; nobody else sent it meanwhile.
     mended: bool,
     /// What its manifest says in sum, if that was put.
@@ -109,8 +115,9 @@ impl Engine {
         };
         let total_sessions =
             queue.as_ref().map_or(self.state.state().sessions.len(), VecDeque::len);
-        let mut meter = Meter { events, done_sessions: 0, total_sessions: 0, done_bytes: 0 };
-        meter.total_sessions = total_sessions as u64;
+        let total_sessions = total_sessions as u64;
+        let meter =
+            Meter { events, done_sessions: 0, total_sessions, done_bytes: Default::default() };
         meter.add(0); // The first line of the stream: it goes on from here.
         let lists = queue.is_none();
         self.verification = Some(Verification {
@@ -143,10 +150,23 @@ impl Engine {
         Ok(self.state.state().sessions.keys().filter(is_meant).cloned().collect())
     }
 
+    /// Whether a session is being mended: its last parts are sent when that is done.
+    pub(super) fn is_mending(&self) -> bool {
+        self.verification.as_ref().is_some_and(|run| run.running && run.mends)
+    }
+
     /// Goes on with the verification, if nothing of it is under way.
     pub(super) fn start_verification(&mut self) {
         let Some(run) = self.verification.as_mut().filter(|run| !run.running) else { return };
         if run.meter.events.is_closed() {
+            self.verification = None;
+            return;
+        }
+        if self.phase == Phase::Stopping {
+            let message = "the daemon is stopping: not all sessions were verified".to_owned();
+            let hint = Some("try again when it runs again".to_owned());
+            let error = ErrorBody { code: ErrorCode::Busy, message, hint };
+            let _ = run.meter.events.try_send(Verifying::Failed { error });
             self.verification = None;
             return;
         }
@@ -160,7 +180,8 @@ impl Engine {
             let (events, sums) = (run.meter.events.clone(), run.sums.clone());
             self.verification = None;
             self.verify_by(async move {
-                let _ = events.send(Verifying::Done { sums }).await;
+                let done = events.send(Verifying::Done { sums });
+                let _ = tokio::time::timeout(UNREAD_MAX, done).await;
                 Step::Ended
             });
             return;
@@ -204,8 +225,8 @@ impl Engine {
                 seen = deep::compare(&adopter, &subject, seen, &mut contents, &mut meter).await;
             }
             let verified = told(&subject, seen.findings, &contents);
-            let (record, done_bytes, mended) = (subject.record, meter.done_bytes, mends);
-            let checked = Checked { key, verified, record, contents, done_bytes, mended, totals };
+            let (record, mended) = (subject.record, mends);
+            let checked = Checked { key, verified, record, contents, mended, totals };
             Step::Checked(Box::new(checked))
         });
     }
@@ -223,11 +244,12 @@ impl Engine {
         match step {
             Step::Listed(found, failed) => self.listed_for_verification(found, failed),
             Step::Checked(checked) => self.checked(*checked),
-            Step::Told => {
+            Step::Told(true) => {
                 if let Some(run) = &mut self.verification {
                     run.running = false;
                 }
             }
+            Step::Told(false) => self.verification = None,
             Step::Ended => {} // Another one may have begun since.
         }
     }
@@ -260,10 +282,13 @@ impl Engine {
 
     /// A session was looked at: what is found is told, unless it may be a compaction that was seen half done.
     fn checked(&mut self, checked: Checked) {
-        let Checked { key, mut verified, record, contents, done_bytes, mended, totals } = checked;
+        let Checked { key, mut verified, record, contents, mended, totals } = checked;
         if mended {
             self.live(&key).sending = false;
             self.note_mended(&key, totals);
+            if verified.verdict == Verdict::Fine {
+                self.clear_session_problem(&key); // Should it still be so, the next send or compaction says it again.
+            }
             self.queue_send(&key);
         }
         // While a session is mended nobody compacts it.
@@ -272,7 +297,6 @@ impl Engine {
                 || self.state.get(&key).map(|r| (&r.totals, &r.compaction))
                     != record.as_ref().map(|r| (&r.totals, &r.compaction)));
         let Some(run) = &mut self.verification else { return };
-        run.meter.done_bytes = done_bytes;
         let doubted = |f: &Finding| f.weight == Weight::Wrong && f.code == "leftover";
         if moves && verified.findings.iter().any(doubted) {
             if run.looks < LOOKS_MAX {
@@ -284,10 +308,12 @@ impl Engine {
                 finding.message = "is not named (any more): a compaction is under way".to_owned();
                 finding.hint = None;
             }
-            let findings = std::mem::take(&mut verified.findings);
+            let mut findings = Findings::default();
+            findings.extend(std::mem::take(&mut verified.findings));
             let counted = (verified.parts, verified.bytes);
-            let waiting = verified.waiting_parts;
+            let (waiting, more) = (verified.waiting_parts, verified.more_findings);
             verified = finding::verified(&key, verified.known, counted, waiting, findings);
+            verified.more_findings += more;
         }
         if run.options.repair && !mended && verified.known && verified.verdict == Verdict::Wrong {
             match self.compactions.contains_key(&key) {
@@ -315,7 +341,7 @@ impl Engine {
     /// A manifest was put beside the state's back: what the state says of it follows.
     fn note_mended(&mut self, key: &SessionKey, totals: Option<Totals>) {
         let Some((record, totals)) = self.state.get(key).zip(totals) else { return };
-        let record = Record { totals, ..record.clone() };
+        let record = Record { totals: totals.above(&record.totals), ..record.clone() };
         // Not committed: the next send that names something learns it.
         self.commit(vec![Change::Session { key: key.clone(), record: Box::new(record) }]);
         self.live(key).held_until = None; // Its manifest may have held it back.
@@ -327,13 +353,13 @@ impl Engine {
         let Some(run) = &self.verification else { return };
         let events = run.meter.events.clone();
         self.verify_by(async move {
-            let _ = events.send(Verifying::Session { session }).await; // Nobody reads any more.
-            Step::Told
+            let told = events.send(Verifying::Session { session });
+            Step::Told(matches!(tokio::time::timeout(UNREAD_MAX, told).await, Ok(Ok(()))))
         });
     }
 }
 
-fn told(subject: &Subject, findings: Vec<Finding>, contents: &Contents) -> Verified {
+fn told(subject: &Subject, findings: Findings, contents: &Contents) -> Verified {
     let mut findings = findings;
     let pending = subject.record.iter().flat_map(|record| &record.pending);
     let waiting = pending.filter(|part| part.stored_at.is_none()).count() as u64;

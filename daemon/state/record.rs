@@ -225,6 +225,14 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+impl Totals {
+    /// These, but for bytes that were named before: merges keep them, so that a manifest with fewer is an older one that came
+    /// back. It may say what it will; that something is missing from it stays known.
+    pub(crate) fn above(self, known: &Totals) -> Totals {
+        Totals { bytes: self.bytes.max(known.bytes), ..self }
+    }
+}
+
 /// A compaction whose merged part is in the outbox or stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Compaction {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
-    check_prefix, flaw_of, folders,
+    check_prefix, flaw_of,
 };
 use crate::durable::{Blocking, Disk, PieceReader, Temps, is_temp};
 
@@ -135,8 +135,8 @@ impl Store for FsStore {
     }
 
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let listed = self.list(prefix).await?;
-        Ok(folders(prefix, listed.iter().map(|object| object.key.as_str())))
+        check_prefix("list", prefix)?;
+        self.run("list", prefix, Files::folders).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -238,6 +238,39 @@ impl Files {
         // Paths sort by component, keys byte by byte: `a.b` comes before `a/b`.
         listed.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(listed)
+    }
+
+    /// The directories in one that hold an object. None is walked further than to the first: a bucket may have a million.
+    fn folders(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.check_root()?;
+        let mut names = Vec::new();
+        for (path, is_dir) in self.disk.entries(dir)? {
+            if is_dir
+                && self.holds_object(&path)?
+                && let Some(name) = path.file_name().and_then(|name| name.to_str())
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn holds_object(&self, dir: &Path) -> io::Result<bool> {
+        let is_key = |path: &Path| {
+            let key = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+            key.is_some_and(|key| flaw_of(key).is_none())
+        };
+        let entries = self.disk.entries(dir)?;
+        if entries.iter().any(|(path, is_dir)| !is_dir && is_key(path)) {
+            return Ok(true);
+        }
+        for (path, _) in entries.iter().filter(|(_, is_dir)| *is_dir) {
+            if self.holds_object(path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn sweep(&self, before: SystemTime) -> io::Result<usize> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     Body, Conditions, ErrorKind, Listed, Object, Store, StoreError, Version, check_key,
-    check_prefix, folders,
+    check_prefix,
 };
 use crate::durable::Disk;
 
@@ -139,6 +139,11 @@ impl MemoryStore {
     /// The same store as another machine sees it: files to put are read from its disk, faults are its own.
     pub(crate) fn on(&self, disk: Arc<dyn Disk>) -> MemoryStore {
         MemoryStore { hook: Arc::default(), disk, ..self.clone() }
+    }
+
+    /// The same handle, for files of another disk.
+    pub(crate) fn with_disk(&self, disk: Arc<dyn Disk>) -> MemoryStore {
+        MemoryStore { disk, ..self.clone() }
     }
 
     /// Requests take time to arrive, so that those of two writers meet.
@@ -359,4 +364,14 @@ impl Store for MemoryStore {
         };
         self.serve(OpKind::Delete, key, effect).await
     }
+}
+
+/// The names directly below `prefix` that have something below them, from an ascending list of keys.
+fn folders<'a>(prefix: &str, keys: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let below = keys.filter_map(|key| key.strip_prefix(prefix));
+    let mut names: Vec<String> =
+        below.filter_map(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned()).collect();
+    names.sort();
+    names.dedup();
+    names
 }

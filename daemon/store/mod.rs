@@ -213,13 +213,3 @@ fn flaw_of(key: &str) -> Option<&'static str> {
         _ => None,
     })
 }
-
-/// The names directly below `prefix` that have something below them, from an ascending list of keys.
-fn folders<'a>(prefix: &str, keys: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let below = keys.filter_map(|key| key.strip_prefix(prefix));
-    let mut names: Vec<String> =
-        below.filter_map(|rest| rest.split_once('/')).map(|(name, _)| name.to_owned()).collect();
-    names.sort();
-    names.dedup();
-    names
-}

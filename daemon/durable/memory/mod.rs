@@ -440,6 +440,21 @@ impl Disk for MemoryDisk {
             .collect())
     }
 
+    fn entries(&self, dir: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
+        let inner = self.step("list", dir)?;
+        let files = inner.live.files.range(dir.to_owned()..);
+        let mut found: Vec<(PathBuf, bool)> = files
+            .take_while(|(path, _)| path.starts_with(dir))
+            .filter_map(|(path, _)| {
+                let below = path.strip_prefix(dir).ok()?;
+                let first = below.components().next()?;
+                Some((dir.join(first), below.components().count() > 1))
+            })
+            .collect();
+        found.dedup();
+        Ok(found)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.step("remove", path)?;
         if inner.live.files.contains_key(path) {

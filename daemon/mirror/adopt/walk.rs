@@ -4,6 +4,7 @@
 //! record by record: what it does not hide has to be in the source, and a known range pins every boundary. Where no range is
 //! known what the manifest's chain makes of it is asked, and believed only when the bytes agree. Changes nothing.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -160,7 +161,8 @@ impl Adopter {
         file: &NewFile,
         held: &Held,
     ) -> Result<Result<Walked, Departed>, AdoptError> {
-        if let Some(gone) = held.manifest.parts.iter().find(|part| held.is_gone(part)) {
+        let listed: HashSet<&PartName> = held.listed.iter().map(|(name, _)| name).collect();
+        if let Some(gone) = held.manifest.parts.iter().find(|part| !listed.contains(&part.name())) {
             self.unchanged(held).await?;
             let from = gone.cursor_range.map_or(0, |[start, _]| start);
             return Ok(Err(Departed { why: GONE, part: Some(gone.name()), from }));

@@ -10,8 +10,10 @@ mod others;
 mod outages;
 mod remote;
 mod requests;
+mod verifications;
 mod world;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -467,21 +469,21 @@ impl Play {
         let before = self.world.objects();
         let second = self.second.as_ref().map(|second| &second.world);
         oracle::check(&self.world, second)?;
-        // A start that finds all in order changes nothing but what it says of ends.
+        // A start that finds all in order changes nothing but what it says of ends, and what the stop left to be merged.
         self.run(Duration::from_secs(200)).await?;
-        let parts = |objects: std::collections::BTreeMap<String, Vec<u8>>| {
-            objects.into_iter().filter(|(key, _)| !key.ends_with("meta.json")).collect::<Vec<_>>()
+        let parts = |objects: BTreeMap<String, Vec<u8>>| {
+            let mut of_session: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            for (key, bytes) in objects.into_iter().filter(|(key, _)| !key.ends_with("meta.json")) {
+                let (session, _) = key.rsplit_once('/').expect("a key of a session");
+                of_session.entry(session.to_owned()).or_default().extend(bytes);
+            }
+            of_session
         };
         let (before, after) = (parts(before), parts(self.world.objects()));
         if complete && before != after {
-            let keys = |parts: &[(String, Vec<u8>)]| {
-                parts.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>()
-            };
-            return Err(format!(
-                "a start that had nothing to do changed parts: {:?} became {:?}",
-                keys(&before),
-                keys(&after)
-            ));
+            let differs = |session: &&String| before.get(*session) != after.get(*session);
+            let sessions: Vec<_> = before.keys().chain(after.keys()).filter(differs).collect();
+            return Err(format!("a start that had nothing to do changed {sessions:?}"));
         }
         Ok(())
     }

@@ -7,12 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::StreamExt;
+use futures_util::stream;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use super::finding::{REPAIR, finding, unreachable, wrong};
+use super::finding::{Findings, PUTS_BACK, REPAIR, finding, unreachable, wrong};
 use super::marks::Marks;
 use super::shape::{faults, is_behind, named_below};
 use crate::api::{Finding, Verifying, Weight};
@@ -35,6 +38,10 @@ const READS_MAX: u32 = 3;
 /// Bytes read at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Objects that a remote store is asked for at a time: a session of many small parts waits for answers and not for bytes. A few,
+/// since sends go on meanwhile, and some stores shed load from a dozen requests on.
+const READS_AT_A_TIME: usize = 6;
+
 /// Largest manifest that is read, bytes: as everywhere.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -44,17 +51,25 @@ pub(super) struct Meter {
     pub(super) events: mpsc::Sender<Verifying>,
     pub(super) done_sessions: u64,
     pub(super) total_sessions: u64,
-    pub(super) done_bytes: u64,
+    /// Of the whole run.
+    pub(super) done_bytes: Arc<AtomicU64>,
 }
 
 impl Meter {
     /// So many more bytes were read.
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.done_bytes += bytes;
-        let Meter { done_sessions, total_sessions, done_bytes, .. } = *self;
+    pub(super) fn add(&self, bytes: u64) {
+        let done_bytes = self.done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let Meter { done_sessions, total_sessions, .. } = *self;
         // Progress that nobody reads in time is dropped: it is only progress.
         let _ =
             self.events.try_send(Verifying::Working { done_sessions, total_sessions, done_bytes });
+    }
+
+    /// An error once nobody waits for the answer any more.
+    pub(super) fn is_watched(&self, object: &str) -> Result<(), StoreError> {
+        let why = "nobody waits for the answer any more";
+        let gone = || StoreError::new(ErrorKind::Unavailable, "get", object, why);
+        if self.events.is_closed() { Err(gone()) } else { Ok(()) }
     }
 }
 
@@ -97,7 +112,9 @@ pub(super) struct Seen {
     /// If it can be used.
     pub(super) manifest: Option<Manifest>,
     pub(super) listed: Vec<(PartName, u64)>,
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Findings,
+    /// Parts that are not there or not what they should be: findings tell of the first ones only.
+    pub(super) wrong: BTreeSet<PartName>,
 }
 
 impl Subject {
@@ -108,13 +125,13 @@ impl Subject {
                 Ok(Some(seen)) => return seen,
                 Ok(None) => {}
                 Err(error) => {
-                    return Seen { findings: vec![unreachable(&error)], ..Seen::default() };
+                    return Seen { findings: unreachable(&error).into(), ..Seen::default() };
                 }
             }
         }
         let message = "could not be checked: it changed again and again while it was looked at";
         let finding = finding("busy", Weight::Unchecked, &self.key.manifest_key(), message);
-        Seen { findings: vec![finding], ..Seen::default() }
+        Seen { findings: finding.into(), ..Seen::default() }
     }
 
     /// One look. `None`: there was something to complain about, and the manifest is another one by now.
@@ -128,33 +145,22 @@ impl Subject {
         let (listed, foreign) = self.list().await?;
         let mut seen = Seen { raw, listed, ..Seen::default() };
         self.judge_manifest(&mut seen);
-        let mut failures = 0;
         let parts = seen.manifest.as_ref().map(|m| m.parts.clone()).unwrap_or_default();
-        for part in &parts {
-            match self.read(&part.name(), contents, meter).await {
-                Ok(there) => {
-                    seen.findings
-                        .extend(self.named_fault(part, there.then(|| &contents[&part.name()])));
-                }
-                Err(error) => excuse(error, &mut failures, &mut seen.findings)?,
-            }
-        }
         let named: BTreeSet<PartName> = parts.iter().map(PartEntry::name).collect();
-        let unnamed: Vec<PartName> = seen
-            .listed
-            .iter()
-            .map(|(name, _)| name.clone())
-            .filter(|n| !named.contains(n))
-            .collect();
+        let is_unnamed = |name: &&PartName| !named.contains(*name);
+        let unnamed: Vec<PartName> =
+            seen.listed.iter().map(|(name, _)| name).filter(is_unnamed).cloned().collect();
+        let wanted = parts.iter().map(PartEntry::name).chain(unnamed.iter().cloned());
+        let unread = self.read(wanted, contents, meter, &mut seen.findings).await?;
+        for part in parts.iter().filter(|part| !unread.contains(&part.name())) {
+            let fault = self.named_fault(part, contents.get(&part.name()));
+            seen.note_part(&part.name(), fault);
+        }
         for name in unnamed {
-            match self.read(&name, contents, meter).await {
-                Ok(true) => {
-                    let content = &contents[&name];
-                    seen.findings.extend(self.unnamed_fault(&seen, &name, content));
-                }
-                Ok(false) => {} // Deleted since it was listed, as a leftover is.
-                Err(error) => excuse(error, &mut failures, &mut seen.findings)?,
-            }
+            // What is not there was deleted since it was listed, as a leftover is.
+            let Some(content) = contents.get(&name) else { continue };
+            let fault = self.unnamed_fault(&seen, &name, content);
+            seen.note_part(&name, fault);
         }
         for key in foreign {
             let message = "is neither a part nor a manifest: no reader needs it";
@@ -172,7 +178,7 @@ impl Subject {
         if again.as_ref().map(|raw| &raw.bytes) != seen.raw.as_ref().map(|raw| &raw.bytes) {
             return Ok(None);
         }
-        if seen.findings.iter().any(|finding| finding.code == "leftover") {
+        if seen.findings.has("leftover") {
             let (listed, _) = self.list().await?;
             let there: BTreeSet<String> =
                 listed.iter().map(|(name, _)| self.key.part_key(name)).collect();
@@ -203,8 +209,8 @@ impl Subject {
             if stored > 0 && seen.listed.is_empty() {
                 let message = "is gone, and all parts of the session with it";
                 let particulars = Some((format!("{stored} parts"), "nothing".to_owned()));
-                let hint = "restore them from a copy of the bucket; the source, if it is still there, \
-                            has the session";
+                let hint = "`tracecraftctl verify ID --repair` stores it again if its source is still as it was \
+                            captured; else restore it from a copy of the bucket";
                 seen.findings.push(wrong("session_missing", &object, message, particulars, hint));
             } else if stored > 0 {
                 let message = "is gone: the session has parts and no manifest";
@@ -215,14 +221,19 @@ impl Subject {
             }
             return;
         };
+        if raw.bytes.len() as u64 > MANIFEST_BYTES_MAX {
+            let message = "is larger than any manifest: it is not read, and its session not sent";
+            let most = format!("at most {MANIFEST_BYTES_MAX} bytes");
+            let particulars = Some((most, "more".to_owned()));
+            let hint = "look who put it there; remove it, then `tracecraftctl verify ID --repair` \
+                        puts the manifest together anew";
+            seen.findings.push(wrong("manifest_large", &object, message, particulars, hint));
+            return;
+        }
         match Manifest::parse(&self.key, &raw.bytes) {
             Ok(manifest) => {
-                seen.findings.extend(faults(
-                    &self.key,
-                    &raw.bytes,
-                    &manifest,
-                    self.record.as_ref(),
-                ));
+                let record = self.record.as_ref();
+                faults(&self.key, &raw.bytes, &manifest, record, &mut seen.findings);
                 seen.manifest = Some(manifest);
             }
             Err(ManifestError::UnknownVersion { found, .. }) => {
@@ -241,7 +252,7 @@ impl Subject {
 
     fn named_fault(&self, part: &PartEntry, content: Option<&Content>) -> Option<Finding> {
         let object = self.key.part_key(&part.name());
-        let hint = "`tracecraftctl verify ID --repair` puts it back if the outbox or the source still has it";
+        let hint = PUTS_BACK;
         let Some(content) = content else {
             let message = "is named by the manifest and not there";
             let particulars =
@@ -263,20 +274,20 @@ impl Subject {
     fn unnamed_fault(&self, seen: &Seen, name: &PartName, content: &Content) -> Option<Finding> {
         let object = self.key.part_key(name);
         let ours = self.record.as_ref();
-        let is_pending =
-            ours.is_some_and(|record| record.pending.iter().any(|part| part.name() == *name));
+        let pending =
+            ours.and_then(|record| record.pending.iter().find(|part| part.name() == *name));
+        let is_pending = pending.is_some();
         if !content.sha256.starts_with(&name.uuid) {
             let particulars =
                 (format!("sha256 {}…", name.uuid), format!("sha256 {}", content.sha256));
+            if pending.is_some_and(|part| part.stored_at.is_none()) {
+                let message = "does not hold the bytes that its name says yet: it is sent again";
+                return Some(finding("unnamed_digest", Weight::Note, &object, message));
+            }
             if is_pending || (seen.manifest.is_none() && ours.is_some()) {
                 let message = "does not hold the bytes that its name says";
-                let hint = match is_pending {
-                    true => {
-                        "restore it from a copy, or remove it: then the daemon says that it is lost"
-                    }
-                    false => "restore it from a copy: no manifest can be made of it as it is",
-                };
-                return Some(wrong("part_digest", &object, message, Some(particulars), hint));
+                let particulars = Some(particulars);
+                return Some(wrong("part_digest", &object, message, particulars, PUTS_BACK));
             }
             let message =
                 "is not what its name says, and not named: the reference tool's, or damaged";
@@ -300,6 +311,7 @@ impl Subject {
             return Some(wrong("unnamed", &object, message, Some(numbers), REPAIR));
         }
         match ours {
+            Some(_) if is_pending => note("is stored and waits to be named"),
             None => note("is not named: a leftover of whoever records this session, or a stray"),
             Some(record) if self.compacting || record.compaction.is_some() => {
                 note("is not named (any more): the compaction that is under way sees to it")
@@ -314,35 +326,62 @@ impl Subject {
         }
     }
 
-    /// Reads an object that was not read yet. `false`: it is not there.
+    /// Reads objects that were not read yet; several at a time where each has to be waited for. Which of them the store did not
+    /// give is said, and answered.
     async fn read(
         &self,
-        name: &PartName,
+        names: impl Iterator<Item = PartName>,
         contents: &mut Contents,
-        meter: &mut Meter,
-    ) -> Result<bool, StoreError> {
-        if contents.contains_key(name) {
-            return Ok(true);
-        }
-        let object = self.key.part_key(name);
-        let mut reads = 1;
-        let content = loop {
-            match read(&*self.store, &object, meter).await {
-                Ok(Some(content)) => break content,
-                Ok(None) => return Ok(false),
-                // What breaks off on its way is not asked for again by the store.
-                Err(error) if error.kind == ErrorKind::Unavailable && reads < READS_MAX => {
-                    reads += 1
-                }
-                Err(error) => return Err(error),
-            }
-            if meter.events.is_closed() {
-                let why = "nobody waits for the answer any more";
-                return Err(StoreError::new(ErrorKind::Unavailable, "get", &object, why));
-            }
+        meter: &Meter,
+        findings: &mut Findings,
+    ) -> Result<BTreeSet<PartName>, StoreError> {
+        let unread: Vec<PartName> = names.filter(|name| !contents.contains_key(name)).collect();
+        let most = if self.store.is_local() { 1 } else { READS_AT_A_TIME };
+        let read = |name: PartName| {
+            let (object, store) = (self.key.part_key(&name), self.store.clone());
+            read_patiently(store, name, object, meter.clone())
         };
-        contents.insert(name.clone(), content);
-        Ok(true)
+        let mut reads = stream::iter(unread).map(read).buffered(most);
+        let (mut failures, mut failed) = (0, BTreeSet::new());
+        while let Some((name, content)) = reads.next().await {
+            match content {
+                Ok(Some(content)) => drop(contents.insert(name, content)),
+                Ok(None) => {}
+                Err(error) => {
+                    excuse(error, &mut failures, findings)?;
+                    failed.insert(name);
+                }
+            }
+        }
+        Ok(failed)
+    }
+}
+
+impl Seen {
+    fn note_part(&mut self, name: &PartName, fault: Option<Finding>) {
+        let Some(fault) = fault else { return };
+        if fault.weight == Weight::Wrong && fault.code.starts_with("part_") {
+            self.wrong.insert(name.clone());
+        }
+        self.findings.push(fault);
+    }
+}
+
+/// Reads an object, again if its bytes break off on their way: that is not asked for again by the store.
+async fn read_patiently(
+    store: Arc<dyn Store>,
+    name: PartName,
+    object: String,
+    meter: Meter,
+) -> (PartName, Result<Option<Content>, StoreError>) {
+    let mut reads = 1;
+    loop {
+        let content = read(&*store, &object, &meter).await;
+        let again = |error: &StoreError| error.kind == ErrorKind::Unavailable && reads < READS_MAX;
+        if !content.as_ref().is_err_and(again) || meter.events.is_closed() {
+            return (name, content);
+        }
+        reads += 1;
     }
 }
 
@@ -350,7 +389,7 @@ impl Subject {
 async fn read(
     store: &dyn Store,
     object: &str,
-    meter: &mut Meter,
+    meter: &Meter,
 ) -> Result<Option<Content>, StoreError> {
     let mut got = match store.get(object).await {
         Ok(got) => got,
@@ -368,10 +407,7 @@ async fn read(
         marks.take(&buffer[..read]);
         bytes += read as u64;
         meter.add(read as u64);
-        if meter.events.is_closed() {
-            let why = "nobody waits for the answer any more";
-            return Err(StoreError::new(ErrorKind::Unavailable, "get", object, why));
-        }
+        meter.is_watched(object)?;
     }
     let (sha256, range) = (hex(&digest.finalize()), range_of(got.note.as_deref()));
     Ok(Some(Content { bytes, sha256, range, redactions: marks.counts }))
@@ -381,7 +417,7 @@ async fn read(
 fn excuse(
     error: StoreError,
     failures: &mut u32,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) -> Result<(), StoreError> {
     *failures += 1;
     if *failures >= FAILURES_MAX {
@@ -391,7 +427,7 @@ fn excuse(
     Ok(())
 }
 
-/// An object as a whole; `None` when there is none.
+/// A manifest's bytes, one more than it may have if it is too large; `None` when there is none.
 pub(super) async fn fetch(store: &dyn Store, key: &str) -> Result<Option<Raw>, StoreError> {
     let object = match store.get(key).await {
         Ok(object) => object,
@@ -399,7 +435,7 @@ pub(super) async fn fetch(store: &dyn Store, key: &str) -> Result<Option<Raw>, S
         Err(error) => return Err(error),
     };
     let mut bytes = Vec::new();
-    let limited = object.reader.take(MANIFEST_BYTES_MAX);
+    let limited = object.reader.take(MANIFEST_BYTES_MAX + 1);
     tokio::pin!(limited);
     limited.read_to_end(&mut bytes).await.map_err(|error| unreadable(key, error))?;
     Ok(Some(Raw { bytes, version: object.version }))

@@ -14,7 +14,7 @@ use crate::ledger::Mark;
 use crate::mirror::adopt::{AdoptError, Adopter, Held};
 use crate::mirror::find::{NewFile, chain};
 use crate::mirror::manifest::Failure;
-use crate::part::{Manifest, SessionKey};
+use crate::part::{Manifest, PartEntry, SessionKey};
 use crate::source::{self, Depth, Encoding, SourceError, Verdict};
 use crate::state::Record;
 use crate::store::ErrorKind;
@@ -198,7 +198,16 @@ async fn compare_rows(
     // What was seen of the database at the last capture may be old.
     adopter.tools.databases.begin_look();
     let stored = adopter.last_states(&file, &held).await?;
-    let (tools, own, offset) = (adopter.tools.clone(), key.clone(), record.cursor.offset);
+    // Of what waits in the outbox no stored line can tell: rows are compared as they were where the stored log ends.
+    let last = held.manifest.parts.last().map(PartEntry::name);
+    let waits = record.pending.last().is_some_and(|part| Some(part.name()) != last);
+    let end = if waits { held.manifest.end() } else { Some(record.cursor.offset) };
+    let unclear = || {
+        let message = "its rows were not compared: parts of it wait to be sent";
+        of_source(record, "source_busy", Weight::Unchecked, message)
+    };
+    let Some(offset) = end else { return Ok(unclear()) };
+    let (tools, own) = (adopter.tools.clone(), key.clone());
     let path = record.source.clone();
     let read = move || -> Result<_, AdoptError> {
         let ledger = tools.ledgers.read(&*tools.disk, &own, offset).map_err(AdoptError::Outbox)?;
@@ -214,6 +223,9 @@ async fn compare_rows(
     };
     let (ledger, rows) = adopter.blocking.run(read).await?;
     let Some(ledger) = ledger else {
+        if waits {
+            return Ok(unclear());
+        }
         let message = "its rows were not compared: which of them are captured is being learned";
         return Ok(of_source(record, "source_busy", Weight::Unchecked, message));
     };

@@ -1,5 +1,8 @@
 //! Findings as they are put together: code, weight, object, words. Refuses to know how one comes about.
 
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+
 use super::super::find::chain;
 use crate::api::{Finding, Verdict, Verified, Weight};
 use crate::part::{SessionKey, printable};
@@ -11,6 +14,73 @@ const FINDINGS_MAX: usize = 100;
 
 /// What `--repair` can see to.
 pub(super) const REPAIR: &str = "`tracecraftctl verify ID --repair` mends it";
+
+/// What `--repair` can see to as long as the bytes are on this machine.
+pub(super) const PUTS_BACK: &str =
+    "`tracecraftctl verify ID --repair` puts it back if the outbox or the source still has it";
+
+/// The findings of a session: of each kind the first ones, and how many more there were. What is wrong in a bucket may be
+/// wrong in each of a session's parts.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    told: Vec<Finding>,
+    counts: BTreeMap<String, usize>,
+    more: u64,
+}
+
+impl Findings {
+    pub(super) fn push(&mut self, finding: Finding) {
+        let count = self.counts.entry(finding.code.clone()).or_default();
+        *count += 1;
+        match *count > FINDINGS_MAX {
+            true => self.more += 1,
+            false => self.told.push(finding),
+        }
+    }
+
+    pub(super) fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        findings.into_iter().for_each(|finding| self.push(finding));
+    }
+
+    /// Takes those of a further step, and how many more these were.
+    pub(super) fn absorb(&mut self, others: Findings) {
+        self.more += others.more;
+        self.extend(others);
+    }
+
+    pub(super) fn has(&self, code: &str) -> bool {
+        self.told.iter().any(|finding| finding.code == code)
+    }
+}
+
+impl From<Finding> for Findings {
+    fn from(finding: Finding) -> Findings {
+        let mut findings = Findings::default();
+        findings.push(finding);
+        findings
+    }
+}
+
+impl Deref for Findings {
+    type Target = Vec<Finding>;
+    fn deref(&self) -> &Vec<Finding> {
+        &self.told
+    }
+}
+
+impl DerefMut for Findings {
+    fn deref_mut(&mut self) -> &mut Vec<Finding> {
+        &mut self.told
+    }
+}
+
+impl IntoIterator for Findings {
+    type Item = Finding;
+    type IntoIter = std::vec::IntoIter<Finding>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.told.into_iter()
+    }
+}
 
 /// A finding without particulars. The object may be named by a stranger.
 pub(super) fn finding(code: &str, weight: Weight, object: &str, message: &str) -> Finding {
@@ -53,8 +123,9 @@ pub(super) fn verified(
     known: bool,
     counted: (u64, u64),
     waiting_parts: u64,
-    mut findings: Vec<Finding>,
+    findings: Findings,
 ) -> Verified {
+    let Findings { told: mut findings, more, .. } = findings;
     for hint in findings.iter_mut().filter_map(|finding| finding.hint.as_mut()) {
         *hint = hint.replace("verify ID", &format!("verify {}", key.id()));
     }
@@ -70,7 +141,7 @@ pub(super) fn verified(
         Weight::Mended => 2,
         Weight::Note => 3,
     });
-    let more_findings = findings.len().saturating_sub(FINDINGS_MAX) as u64;
+    let more_findings = more + findings.len().saturating_sub(FINDINGS_MAX) as u64;
     findings.truncate(FINDINGS_MAX);
     let (parts, bytes) = counted;
     let (harness, id) = (key.harness().to_owned(), key.id().to_owned());

@@ -1,36 +1,37 @@
 //! Mending what a verification found: parts put back, a manifest put together anew, leftovers taken away.
 //!
 //! Nothing is done on a guess. A part is put back only where its digest says that these are its bytes; a manifest is rebuilt
-//! only from parts that were read in this run and follow each other, and the one that it replaces is kept beside the state;
+//! only if its parts are all bytes that were named ([`super::cover`]), and the one that it replaces is kept beside the state;
 //! what is deleted is held, byte for byte, by named parts. Whoever calls has the session to themselves, so that no send of
 //! this process comes between. Killed anywhere in here, the next verification finds what is left to do.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::check::{Content, Contents, Meter, Seen, Subject, fetch};
-use super::finding::{finding, unreachable};
-use super::shape::{is_behind, named_below, named_bytes, summed};
+use super::check::{Contents, Meter, Seen, Subject, fetch};
+use super::cover::place;
+use super::finding::{Findings, finding, unreachable};
+use super::restore::sourceless;
+use super::shape::{is_behind, is_own, named_below, named_bytes, summed};
 use crate::api::{Finding, Weight};
 use crate::durable::Disk;
 use crate::mirror::adopt::{AdoptError, Adopter, Held};
+use crate::mirror::contents::COMPARED_BYTES_MAX;
 use crate::mirror::find::{NewFile, chain};
 use crate::mirror::manifest::{self, Header};
 use crate::part::{Manifest, PartEntry, PartName, digest_of};
-use crate::redact::Counts;
-use crate::source::{Cursor, Encoding, Next, Reading};
-use crate::state::{Record, Totals};
-use crate::store::{Body, StoreError};
-
-/// Largest part that is put back, bytes: it is held in memory. A chunk, some records longer; most merged parts, too.
-const PUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+use crate::state::{PendingPart, Record, Totals};
+use crate::store::{Body, ErrorKind, StoreError};
 
 /// Findings that a manifest is the matter of.
-const OF_MANIFESTS: [&str; 9] = [
+const OF_MANIFESTS: [&str; 11] = [
     "gap",
     "overlap",
+    "session_missing",
+    "manifest_foreign",
     "manifest_missing",
     "manifest_invalid",
     "manifest_behind",
@@ -52,13 +53,13 @@ pub(super) struct Mender {
 #[derive(Debug, Default)]
 pub(super) struct Mended {
     /// What was done, and what could not be.
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Findings,
     /// What the manifest says in sum, if it was put.
     pub(super) totals: Option<Totals>,
 }
 
 impl Mended {
-    fn did(&mut self, code: &str, object: &str, message: &str) {
+    pub(super) fn did(&mut self, code: &str, object: &str, message: &str) {
         self.findings.push(finding(code, Weight::Mended, object, message));
     }
 
@@ -79,16 +80,16 @@ impl Mender {
         let mut mended = Mended::default();
         let Some(record) = &subject.record else { return (seen, None) };
         let done = async {
-            self.put_parts_back(subject, record, &seen, contents, &mut mended).await?;
-            if seen
-                .findings
-                .iter()
-                .any(|f| f.weight == Weight::Wrong && OF_MANIFESTS.contains(&&*f.code))
-            {
-                self.rebuild(subject, record, &seen, contents, &mut mended).await?;
+            self.put_parts_back((subject, record), &mut seen, contents, meter, &mut mended).await?;
+            let is_of_manifest =
+                |f: &Finding| f.weight == Weight::Wrong && OF_MANIFESTS.contains(&&*f.code);
+            if seen.findings.iter().any(is_of_manifest) {
+                // On the heap: it holds two manifests and a source, and is seldom asked for.
+                Box::pin(self.rebuild(subject, record, &seen, contents, meter, &mut mended))
+                    .await?;
             }
             seen = subject.examine(contents, meter).await;
-            self.sweep(subject, &seen, &mut mended).await
+            self.sweep(subject, record, &seen, &mut mended).await
         };
         match done.await {
             Ok(()) => seen = subject.examine(contents, meter).await,
@@ -97,67 +98,49 @@ impl Mender {
                 seen.findings.push(unreachable(&error));
             }
         }
-        for done in &mended.findings {
+        for done in mended.findings.iter() {
             tracing::info!(object = done.object, what = done.message, "repair");
         }
-        seen.findings.append(&mut mended.findings);
+        seen.findings.absorb(mended.findings);
         (seen, mended.totals)
     }
 
-    /// Named parts that are gone or are not what they should be, from the outbox or the source.
+    /// Named parts that are gone or are not what they should be, and those that wait to be named, from the outbox or the source.
     async fn put_parts_back(
         &self,
-        subject: &Subject,
-        record: &Record,
-        seen: &Seen,
+        (subject, record): (&Subject, &Record),
+        seen: &mut Seen,
         contents: &mut Contents,
+        meter: &Meter,
         mended: &mut Mended,
     ) -> Result<(), StoreError> {
-        let Some(manifest) = &seen.manifest else { return Ok(()) };
-        for part in &manifest.parts {
+        let own = seen.manifest.as_ref().filter(|manifest| is_own(&subject.key, manifest));
+        let named = own.into_iter().flat_map(|manifest| manifest.parts.iter().cloned());
+        let pending = record.pending.iter().filter(|part| part.stored_at.is_some());
+        let lost: BTreeMap<PartName, PartEntry> = named
+            .chain(pending.map(PendingPart::entry))
+            .map(|part| (part.name(), part))
+            .filter(|(name, _)| seen.wrong.contains(name))
+            .collect();
+        let codes: HashMap<String, String> =
+            seen.findings.iter().map(|f| (f.object.clone(), f.code.clone())).collect();
+        let lost = lost.into_values().collect();
+        for (part, found) in Box::pin(self.put_again(subject, record, lost, meter)).await? {
             let object = subject.key.part_key(&part.name());
-            let is_wrong = |f: &&Finding| f.object == object && f.code.starts_with("part_");
-            let Some(fault) = seen.findings.iter().find(is_wrong) else { continue };
-            let Some((bytes, from)) = self.bytes_of(subject, record, part).await else {
-                let message =
-                    "was not put back: neither the outbox nor the source has its bytes any more";
-                mended.could_not(&fault.code, &object, message);
-                continue;
-            };
-            let note = part.cursor_range.map(manifest::range_note);
-            subject.store.put(&object, Body::Bytes(bytes.into()), note.as_deref()).await?;
-            contents.remove(&part.name());
-            mended.did(&fault.code, &object, &format!("was put back, from {from}"));
-        }
-        Ok(())
-    }
-
-    /// The bytes of a part, proved by its digest, and where they are from.
-    async fn bytes_of(
-        &self,
-        subject: &Subject,
-        record: &Record,
-        part: &PartEntry,
-    ) -> Option<(Vec<u8>, &'static str)> {
-        let sha256 = part.sha256.clone().filter(|_| part.uploaded_bytes <= PUT_BYTES_MAX)?;
-        let tools = self.adopter.tools.clone();
-        let (key, name, record, range) =
-            (subject.key.clone(), part.name(), record.clone(), part.cursor_range);
-        let found = move || {
-            let waiting = tools.outbox.waiting(&*tools.disk).unwrap_or_default();
-            let own = waiting.iter().filter(|one| one.key == key && one.name == name);
-            for one in own {
-                if let Some(bytes) =
-                    tools.disk.read(&one.path).ok().filter(|b| digest_of(b) == sha256)
-                {
-                    return Some((bytes, "the outbox"));
+            let code = codes.get(&object).map_or("part_missing", String::as_str);
+            match found {
+                Ok(from) => {
+                    seen.wrong.remove(&part.name());
+                    contents.remove(&part.name());
+                    mended.did(code, &object, &format!("was put back, {from}"));
+                }
+                Err(why) => {
+                    let message = format!("was not put back: {why}");
+                    mended.could_not(code, &object, &message);
                 }
             }
-            let is_there = record.encoding != Encoding::Rows && !record.superseded && !record.gone;
-            let bytes = from_source(&tools, &record, range.filter(|_| is_there)?)?;
-            (digest_of(&bytes) == sha256).then_some((bytes, "its source"))
-        };
-        self.adopter.blocking.run(found).await
+        }
+        Ok(())
     }
 
     /// Puts a manifest together from what it still says and the parts that are there.
@@ -166,11 +149,12 @@ impl Mender {
         subject: &Subject,
         record: &Record,
         seen: &Seen,
-        contents: &Contents,
+        contents: &mut Contents,
+        meter: &Meter,
         mended: &mut Mended,
     ) -> Result<(), StoreError> {
         let object = subject.key.manifest_key();
-        match self.rebuilt(subject, record, seen, contents).await {
+        match self.rebuilt((subject, record), seen, contents, meter, mended).await {
             Err(why) => {
                 let message = format!("was not rebuilt: {why}");
                 mended.could_not("manifest_unmended", &object, &message);
@@ -182,7 +166,8 @@ impl Mender {
                 mended.did("manifest_rebuilt", &object, &message);
             }
             Ok(_) => {
-                let message = "was put, and is another one by now: somebody else writes it";
+                let message =
+                    "was not rebuilt: it is another one by now, since somebody else writes it";
                 mended.could_not("manifest_unmended", &object, message);
             }
         }
@@ -192,18 +177,28 @@ impl Mender {
     /// A manifest that may be put, since the one before is kept, and where that is. An `Err` says why there is none.
     async fn rebuilt(
         &self,
-        subject: &Subject,
-        record: &Record,
+        (subject, record): (&Subject, &Record),
         seen: &Seen,
-        contents: &Contents,
+        contents: &mut Contents,
+        meter: &Meter,
+        mended: &mut Mended,
     ) -> Result<(Manifest, String), String> {
-        if record.leaving.is_some() {
+        let beyond =
+            seen.manifest.as_ref().is_some_and(|manifest| manifest.bytes() > named_bytes(record));
+        if record.leaving.is_some() || record.superseded && beyond {
             return Err("the session was left to another writer, whose it is".into());
         }
-        let old = seen.manifest.clone().or_else(|| legible(seen));
+        let usable = seen.manifest.as_ref().filter(|manifest| is_own(&subject.key, manifest));
+        let legible = || legible(seen).filter(|manifest| is_own(&subject.key, manifest));
+        let old = usable.cloned().or_else(legible);
         let old = old.unwrap_or_else(|| Manifest::new(&subject.key));
-        let mut entries = self.entries(record, seen, contents, &old)?;
-        self.give_ranges(subject, record, seen, &mut entries).await?;
+        let entries = match usable.filter(|manifest| !is_behind(manifest, record)) {
+            Some(manifest) => self.corrected((subject, record), seen, manifest).await?,
+            None => {
+                let both = (usable, &old);
+                self.covered((subject, record), seen, both, contents, meter, mended).await?
+            }
+        };
         let manifest = self.manifest(subject, record, old, entries);
         if Manifest::parse(&subject.key, &manifest.to_bytes()).is_err() {
             return Err("its parts do not follow each other".into());
@@ -215,74 +210,44 @@ impl Mender {
         }
     }
 
-    /// The entries of a manifest that is to be put: those that the old one has, if it can be used, and those of parts that it
-    /// should name. An `Err` says why they cannot be told.
-    fn entries(
+    /// The entries of a manifest that names all that it should, and does not agree with itself.
+    async fn corrected(
         &self,
-        record: &Record,
+        (subject, record): (&Subject, &Record),
         seen: &Seen,
-        contents: &Contents,
-        old: &Manifest,
+        manifest: &Manifest,
     ) -> Result<Vec<PartEntry>, String> {
-        let usable = seen.manifest.as_ref();
-        let mut entries = usable.map(|manifest| manifest.parts.clone()).unwrap_or_default();
+        if manifest.parts.iter().any(|part| seen.wrong.contains(&part.name())) {
+            return Err("parts that it names are to be put right first".into());
+        }
+        let mut entries = manifest.parts.clone();
         for entry in &mut entries {
             if let Some([start, end]) = entry.cursor_range {
                 entry.source_bytes = Some(end - start);
             }
         }
-        if !lacks_parts(record, seen) {
-            return Ok(entries);
-        }
-        let from = usable.map_or(0, |manifest| manifest.next_seq);
-        let wanted = |name: &PartName| name.seq >= from && name.seq < named_below(record);
-        for (name, _) in seen.listed.iter().filter(|(name, _)| wanted(name)) {
-            let Some(content) = contents.get(name) else { continue };
-            let said = old.parts.iter().find(|part| part.name() == *name);
-            let entry = entry_of(name, content, said, &self.adopter.now)
-                .ok_or_else(|| format!("{name} is not what its name says"))?;
-            entries.push(entry);
-        }
-        if entries.windows(2).any(|pair| pair[0].seq >= pair[1].seq) {
-            let why = "two parts have the same number, and which of them counts cannot be told";
-            return Err(why.into());
-        }
-        // The state knows how much was named: what is more is not all this session's.
-        let (bytes, had) = (stored_bytes(&entries), named_bytes(record));
-        if bytes > had {
-            return Err(format!("there are parts of {bytes} bytes, and only {had} were named"));
-        }
+        let intact = entries.len();
+        self.give_ranges((subject, record), seen, &mut entries, intact).await?;
         Ok(entries)
     }
 
-    /// Says the ranges of entries, as far as they can be known. An `Err` says why these may not be all of the parts.
-    async fn give_ranges(
+    /// Says the ranges of all parts, of which the first ones are of a manifest that can be used, as far as they can be known. An
+    /// `Err` says why these may not be the parts.
+    pub(super) async fn give_ranges(
         &self,
-        subject: &Subject,
-        record: &Record,
+        (subject, record): (&Subject, &Record),
         seen: &Seen,
         entries: &mut [PartEntry],
+        intact: usize,
     ) -> Result<(), String> {
         if let Some(ranges) = self.ranges(subject, record, seen, entries).await {
-            for (entry, range) in entries.iter_mut().zip(ranges) {
-                entry.cursor_range = Some(range);
-                entry.source_bytes = Some(range[1] - range[0]);
-            }
+            place(entries, ranges);
             return Ok(());
         }
-        if seen.findings.iter().any(|f| f.code == "gap" || f.code == "overlap") {
+        if seen.findings.has("gap") || seen.findings.has("overlap") {
             return Err("its ranges do not abut, and no source tells them".into());
         }
-        if !lacks_parts(record, seen) {
-            return Ok(());
-        }
-        // If all of that is there, these are the parts, whatever their ranges are.
-        let (bytes, had) = (stored_bytes(entries), named_bytes(record));
-        if bytes != had {
-            let why = "and no range tells which";
-            return Err(format!("its parts have {bytes} bytes, {had} were named, {why}"));
-        }
-        let intact = seen.manifest.as_ref().map_or(0, |manifest| manifest.parts.len());
+        // All of the parts are there, whatever their ranges are.
         let mut end = match intact.checked_sub(1) {
             Some(last) => entries[last].cursor_range.map(|[_, end]| end),
             None => Some(0),
@@ -290,7 +255,8 @@ impl Mender {
         for entry in &mut entries[intact..] {
             // Without a mark of a removed secret a part is as long as what it stands for.
             let length = entry.redactions.is_empty().then_some(entry.uploaded_bytes);
-            let range = end.zip(length).map(|(start, length)| [start, start + length]);
+            let reckoned = end.zip(length).map(|(start, length)| [start, start + length]);
+            let range = entry.cursor_range.or(reckoned);
             entry.cursor_range = range;
             entry.source_bytes = range.map(|[start, end]| end - start);
             end = range.map(|[_, end]| end);
@@ -299,7 +265,7 @@ impl Mender {
     }
 
     /// The ranges of parts that abut from 0 on: as they say themselves, else as the source says.
-    async fn ranges(
+    pub(super) async fn ranges(
         &self,
         subject: &Subject,
         record: &Record,
@@ -307,14 +273,14 @@ impl Mender {
         entries: &[PartEntry],
     ) -> Option<Vec<[u64; 2]>> {
         let told: Option<Vec<[u64; 2]>> = entries.iter().map(|entry| entry.cursor_range).collect();
-        let abut = |ranges: &Vec<[u64; 2]>| {
-            ranges.first().is_none_or(|[start, _]| *start == 0)
-                && ranges.windows(2).all(|pair| pair[0][1] == pair[1][0])
+        // A later generation may begin where an earlier one was left.
+        let begins = |ranges: &[[u64; 2]]| {
+            subject.key.generation() > 1 || ranges.first().is_none_or(|[start, _]| *start == 0)
         };
-        if let Some(ranges) = told.filter(abut) {
+        if let Some(ranges) = told.filter(|ranges| abut(ranges) && begins(ranges)) {
             return Some(ranges);
         }
-        if record.encoding == Encoding::Rows || record.superseded || record.gone {
+        if sourceless(record).is_some() {
             return None;
         }
         let unplaced = |entry: &PartEntry| PartEntry { cursor_range: None, ..entry.clone() };
@@ -334,7 +300,7 @@ impl Mender {
         old: Manifest,
         entries: Vec<PartEntry>,
     ) -> Manifest {
-        let key = &subject.key;
+        let (key, given) = (&subject.key, old.next_seq);
         let mut manifest = Manifest {
             schema_version: crate::part::SCHEMA_VERSION,
             harness: key.harness().to_owned(),
@@ -351,7 +317,7 @@ impl Mender {
         }
         let after_last = manifest.parts.last().map_or(0, |part| part.seq + 1);
         // Numbers are never given twice; what is pending is named by the next send.
-        manifest.next_seq = after_last.max(named_below(record));
+        manifest.next_seq = after_last.max(named_below(record)).max(given);
         if let Some(at) = &record.totals.last_stored_at {
             manifest.last_uploaded_at.clone_from(at);
         }
@@ -380,6 +346,7 @@ impl Mender {
     async fn sweep(
         &self,
         subject: &Subject,
+        record: &Record,
         seen: &Seen,
         mended: &mut Mended,
     ) -> Result<(), StoreError> {
@@ -395,7 +362,11 @@ impl Mender {
             mended.could_not("leftover", &subject.key.prefix(), message);
             return Ok(());
         }
-        match self.adopter.sweep_leftovers(&subject.key, manifest, &seen.listed).await {
+        // What waits to be named is no leftover, whoever else has its number.
+        let pending: BTreeSet<PartName> = record.pending.iter().map(PendingPart::name).collect();
+        let mut listed = seen.listed.clone();
+        listed.retain(|(name, _)| !pending.contains(name));
+        match self.adopter.sweep_leftovers(&subject.key, manifest, &listed).await {
             Ok(_) => {}
             Err(AdoptError::Store(manifest::Failure::Store(error))) => return Err(error),
             Err(error) => {
@@ -404,38 +375,56 @@ impl Mender {
             }
         }
         for leftover in leftovers {
-            if subject.store.size(&leftover.object).await?.is_none() {
-                mended.did("leftover", &leftover.object, "was deleted: named parts hold its bytes");
-            } else {
-                let message = "was left alone: the named parts do not hold its bytes";
-                mended.could_not("leftover", &leftover.object, message);
-            }
+            let why = match subject.store.size(&leftover.object).await? {
+                None => {
+                    let message = "was deleted: named parts hold its bytes";
+                    mended.did("leftover", &leftover.object, message);
+                    continue;
+                }
+                Some(bytes) if bytes > COMPARED_BYTES_MAX => "it is too large to be compared",
+                Some(_) if !are_known(manifest) => {
+                    "it was not compared, since not all named parts say their ranges"
+                }
+                Some(_) => "the named parts do not hold its bytes",
+            };
+            mended.could_not("leftover", &leftover.object, &format!("was left alone: {why}"));
         }
         Ok(())
     }
 }
 
-/// Whether the manifest lacks parts that it once named.
-fn lacks_parts(record: &Record, seen: &Seen) -> bool {
-    seen.manifest.as_ref().is_none_or(|manifest| is_behind(manifest, record))
+fn abut(ranges: &[[u64; 2]]) -> bool {
+    ranges.windows(2).all(|pair| pair[0][1] == pair[1][0])
 }
 
-fn stored_bytes(entries: &[PartEntry]) -> u64 {
-    entries.iter().map(|entry| entry.uploaded_bytes).sum()
+/// Whether named parts say that they hold everything from 0 on: then leftovers are compared with them.
+fn are_known(manifest: &Manifest) -> bool {
+    let told: Option<Vec<[u64; 2]>> =
+        manifest.parts.iter().map(|entry| entry.cursor_range).collect();
+    told.is_some_and(|ranges| abut(&ranges) && ranges.first().is_some_and(|[start, _]| *start == 0))
 }
 
-/// Puts a manifest over the one that was seen, and reads it back. `false`: it is another one.
+/// Puts a manifest over the one that was seen, if it is still there, and reads it back. `false`: it is another one.
 async fn replace(subject: &Subject, seen: &Seen, manifest: &Manifest) -> Result<bool, StoreError> {
     let (object, bytes) = (subject.key.manifest_key(), manifest.to_bytes());
-    match &seen.raw {
+    // Minutes may have passed since it was seen, and not every store asks for the condition of a put.
+    let now = fetch(&*subject.store, &object).await?;
+    if now.as_ref().map(|raw| &raw.bytes) != seen.raw.as_ref().map(|raw| &raw.bytes) {
+        return Ok(false);
+    }
+    let put = match &now {
         // A store that tells no versions cannot be asked to compare them.
         Some(raw) if raw.version.is_none() => {
-            subject.store.put(&object, Body::Bytes(bytes.clone().into()), None).await?;
+            subject.store.put(&object, Body::Bytes(bytes.clone().into()), None).await
         }
         raw => {
             let version = raw.as_ref().and_then(|raw| raw.version.as_ref());
-            subject.store.swap(&object, bytes.clone().into(), version).await?;
+            subject.store.swap(&object, bytes.clone().into(), version).await
         }
+    };
+    match put {
+        Err(error) if error.kind == ErrorKind::Changed => return Ok(false),
+        put => put?,
     }
     Ok(fetch(&*subject.store, &object).await?.is_some_and(|raw| raw.bytes == bytes))
 }
@@ -444,63 +433,4 @@ async fn replace(subject: &Subject, seen: &Seen, manifest: &Manifest) -> Result<
 fn legible(seen: &Seen) -> Option<Manifest> {
     let value: Value = serde_json::from_slice(&seen.raw.as_ref()?.bytes).ok()?;
     serde_json::from_value(value).ok()
-}
-
-/// The entry of a part that is there; what the old manifest says of it counts where it fits. `None`: it may be damaged, since
-/// neither its name nor the manifest says that these are its bytes.
-fn entry_of(
-    name: &PartName,
-    content: &Content,
-    said: Option<&PartEntry>,
-    now: &str,
-) -> Option<PartEntry> {
-    let fits = |entry: &&PartEntry| {
-        let length = entry.cursor_range.map(|[start, end]| end.checked_sub(start));
-        entry.uploaded_bytes == content.bytes
-            && entry.sha256.as_ref().is_none_or(|says| *says == content.sha256)
-            && length.is_none_or(|length| length.is_some() && length == entry.source_bytes)
-    };
-    if let Some(entry) = said.filter(fits) {
-        return Some(entry.clone());
-    }
-    let sha256 = Some(content.sha256.clone()).filter(|sha256| sha256.starts_with(&name.uuid))?;
-    let range = content.range;
-    Some(PartEntry {
-        seq: name.seq,
-        uuid: name.uuid.clone(),
-        cursor_range: range,
-        source_bytes: range.map(|[start, end]| end - start),
-        uploaded_bytes: content.bytes,
-        redactions: content.redactions.clone(),
-        uploaded_at: now.to_owned(),
-        compacted_from: None,
-        sha256: Some(sha256),
-        other: serde_json::Map::new(),
-    })
-}
-
-/// What a source holds in a range, redacted as it is redacted now. `None`: it is not to be had.
-fn from_source(
-    tools: &crate::mirror::capture::Tools,
-    record: &Record,
-    [start, end]: [u64; 2],
-) -> Option<Vec<u8>> {
-    let stat = tools.files.stat(&record.source).ok()?;
-    let cursor = Cursor::start(stat);
-    let opened = Reading::open(&*tools.files, &record.source, record.encoding, &cursor);
-    let mut reading = opened.ok()?.ok()?;
-    let (mut at, mut redacted) = (0, Vec::new());
-    while at < end {
-        let until = if at < start { start } else { end };
-        let Next::Chunk(chunk) = reading.next_until(until).ok()? else { return None };
-        at = chunk.cursor.offset;
-        if chunk.start >= start {
-            let redactor = &tools.redactor;
-            redactor.redact(&chunk.context, &chunk.bytes, &mut redacted, &mut Counts::new());
-        }
-        if redacted.len() as u64 > PUT_BYTES_MAX {
-            return None;
-        }
-    }
-    Some(redacted)
 }

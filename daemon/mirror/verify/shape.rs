@@ -1,6 +1,8 @@
 //! Whether a manifest agrees with itself and with what the state knows of it: order, ranges, sums. Pure: asks no store.
 
-use super::finding::{REPAIR, finding, wrong};
+use std::collections::BTreeSet;
+
+use super::finding::{Findings, REPAIR, finding, wrong};
 use crate::api::{Finding, Weight};
 use crate::part::{Manifest, Outline, PartEntry, SessionKey};
 use crate::redact::Counts;
@@ -12,21 +14,20 @@ pub(super) fn faults(
     bytes: &[u8],
     manifest: &Manifest,
     record: Option<&Record>,
-) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    identity(key, manifest, &mut findings);
-    next_seq(key, bytes, manifest, &mut findings);
+    findings: &mut Findings,
+) {
+    identity(key, manifest, findings);
+    next_seq(key, bytes, manifest, findings);
     // The reference tool may store bytes twice and say no ranges: what it wrote is checked as far as it says.
     if manifest.parts.iter().all(|part| part.sha256.is_some()) {
-        ranges(key, manifest, &mut findings);
-        sums(key, manifest, &mut findings);
+        ranges(key, manifest, findings);
+        sums(key, manifest, findings);
     } else {
-        chained_ranges(key, manifest, &mut findings);
+        chained_ranges(key, manifest, findings);
     }
     if let Some(record) = record {
-        behind(key, manifest, record, &mut findings);
+        behind(key, manifest, record, findings);
     }
-    findings
 }
 
 /// The number below which this daemon has named everything that it stored.
@@ -34,21 +35,26 @@ pub(super) fn named_below(record: &Record) -> u32 {
     record.pending.first().map_or(record.next_seq, |part| part.seq)
 }
 
-fn identity(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) {
-    let says = format!("{}/{}", manifest.harness, manifest.session_id);
-    if says != key.to_string() {
+/// Whether a manifest says that it is this session's.
+pub(super) fn is_own(key: &SessionKey, manifest: &Manifest) -> bool {
+    manifest.harness == key.harness() && manifest.session_id == key.id()
+}
+
+fn identity(key: &SessionKey, manifest: &Manifest, findings: &mut Findings) {
+    if !is_own(key, manifest) {
+        let says = format!("{}/{}", manifest.harness, manifest.session_id);
         findings.push(wrong(
             "manifest_foreign",
             &key.manifest_key(),
             "is the manifest of another session",
             Some((key.to_string(), crate::part::printable(&says))),
-            "somebody copied it here: put the right one back, or remove it and run `verify --repair`",
+            REPAIR,
         ));
     }
 }
 
 /// Reading takes a `next_seq` that is too low for one above the last number; here it is told.
-fn next_seq(key: &SessionKey, bytes: &[u8], manifest: &Manifest, findings: &mut Vec<Finding>) {
+fn next_seq(key: &SessionKey, bytes: &[u8], manifest: &Manifest, findings: &mut Findings) {
     let outline = Outline::of(bytes).unwrap_or_default();
     let after_last = manifest.parts.last().map_or(0, |part| part.seq + 1);
     if let Some(says) = outline.next_seq
@@ -61,7 +67,7 @@ fn next_seq(key: &SessionKey, bytes: &[u8], manifest: &Manifest, findings: &mut 
 }
 
 /// Parts of ours abut, from 0 on.
-fn ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) {
+fn ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Findings) {
     let mut end = Some(0);
     for part in &manifest.parts {
         let Some([start, to]) = part.cursor_range else {
@@ -101,7 +107,7 @@ fn ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) {
 }
 
 /// Of parts of the reference tool those count that a reader replays.
-fn chained_ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) {
+fn chained_ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Findings) {
     let links = manifest.chain();
     let mut end = Some(0);
     for link in &links {
@@ -115,8 +121,9 @@ fn chained_ranges(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Find
         }
         end = Some(to);
     }
+    let replayed: BTreeSet<u32> = links.iter().map(|link| link.part.seq).collect();
     for part in &manifest.parts {
-        if !links.iter().any(|link| link.part.seq == part.seq) {
+        if !replayed.contains(&part.seq) {
             let message = "holds bytes that other parts hold too: readers leave it out";
             findings.push(finding("twice", Weight::Note, &name(key, part), message));
         }
@@ -137,7 +144,7 @@ fn no_range(key: &SessionKey, part: &PartEntry) -> Finding {
 }
 
 /// What a manifest says in sum: merges change none of it.
-fn sums(key: &SessionKey, manifest: &Manifest, findings: &mut Vec<Finding>) {
+fn sums(key: &SessionKey, manifest: &Manifest, findings: &mut Findings) {
     let mut differs = |field: &str, sum: String, says: String| {
         if sum != says {
             let message = format!("{field} is not the sum of its parts");
@@ -183,7 +190,7 @@ pub(super) fn is_behind(manifest: &Manifest, record: &Record) -> bool {
     !record.superseded && manifest.bytes() < named_bytes(record)
 }
 
-fn behind(key: &SessionKey, manifest: &Manifest, record: &Record, findings: &mut Vec<Finding>) {
+fn behind(key: &SessionKey, manifest: &Manifest, record: &Record, findings: &mut Findings) {
     if is_behind(manifest, record) {
         let (had, names) = (named_bytes(record), manifest.bytes());
         findings.push(wrong(

@@ -1,5 +1,6 @@
 //! What a verification has to find, each in a store in memory: what is damaged, what only moves, what is merely away.
 
+mod losses;
 mod mending;
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::check::{Contents, Meter, Seen, Subject};
 use super::*;
 use crate::durable::memory::MemoryDisk;
 use crate::part::{Manifest, PartEntry, PartName, digest_of};
-use crate::source::{Encoding, Stat};
+use crate::source::{Cursor, Encoding, Stat};
 use crate::state::{Compaction, Leaving, PendingPart, Totals};
 use crate::store::ErrorKind;
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
@@ -102,7 +103,8 @@ impl Case {
 
     async fn seen_by(&self, store: Arc<dyn Store>) -> Seen {
         let (events, _listening) = mpsc::channel(1);
-        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: 0 };
+        let mut meter =
+            Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: Default::default() };
         let (record, compacting) = (self.record.clone(), self.compacting);
         let subject = Subject { store, key: key(), record, compacting };
         subject.examine(&mut Contents::new(), &mut meter).await
@@ -351,7 +353,7 @@ async fn what_is_compacted_between_two_looks_is_not_complained_about() {
         }
         StoreFault::None
     }));
-    assert_eq!(case.seen_by(Arc::new(store)).await.findings, []);
+    assert_eq!(case.seen_by(Arc::new(store)).await.findings[..], []);
 }
 
 #[tokio::test]

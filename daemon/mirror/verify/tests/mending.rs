@@ -13,14 +13,14 @@ use crate::source::memory::MemoryFiles;
 use crate::store::Body;
 
 /// What a repair came to.
-struct Repaired {
-    seen: Seen,
-    totals: Option<Totals>,
-    disk: MemoryDisk,
+pub(super) struct Repaired {
+    pub(super) seen: Seen,
+    pub(super) totals: Option<Totals>,
+    pub(super) disk: MemoryDisk,
 }
 
 impl Repaired {
-    fn codes(&self, weight: Weight) -> Vec<&str> {
+    pub(super) fn codes(&self, weight: Weight) -> Vec<&str> {
         let of = self.seen.findings.iter().filter(|f| f.weight == weight);
         of.map(|f| f.code.as_str()).collect()
     }
@@ -28,7 +28,7 @@ impl Repaired {
 
 impl Case {
     /// The same session, its parts put with their notes.
-    async fn with_notes() -> Case {
+    pub(super) async fn with_notes() -> Case {
         let case = Case::new();
         for (at, entry) in case.entries.iter().enumerate() {
             let note = entry.cursor_range.map(crate::mirror::manifest::range_note);
@@ -38,8 +38,24 @@ impl Case {
         case
     }
 
-    async fn repair(&self, disk: MemoryDisk) -> Repaired {
-        let files = Arc::new(MemoryFiles::new());
+    pub(super) async fn repair(&self, disk: MemoryDisk) -> Repaired {
+        self.repair_from(disk, MemoryFiles::new()).await
+    }
+
+    /// With these files for its source.
+    pub(super) async fn repair_from(&self, disk: MemoryDisk, files: MemoryFiles) -> Repaired {
+        self.repair_for(disk, files, true).await
+    }
+
+    /// For somebody who waits for the answer, or does not.
+    pub(super) async fn repair_for(
+        &self,
+        disk: MemoryDisk,
+        files: MemoryFiles,
+        waits: bool,
+    ) -> Repaired {
+        let files = Arc::new(files);
+        let store: Arc<dyn Store> = Arc::new(self.store.with_disk(Arc::new(disk.clone())));
         let databases = Arc::new(Databases::new("/nowhere/copies".into(), 0, []));
         let tools = Tools {
             files,
@@ -51,19 +67,17 @@ impl Case {
             ledgers: Ledgers::new("/state".as_ref()),
         };
         let adopter = Adopter {
-            store: Arc::new(self.store.clone()),
+            store: store.clone(),
             tools,
             blocking: Blocking::Inline,
             now: "2026-01-02T03:04:06Z".into(),
         };
-        let (events, _listening) = mpsc::channel(1);
-        let mut meter = Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: 0 };
-        let subject = Subject {
-            store: Arc::new(self.store.clone()),
-            key: key(),
-            record: self.record.clone(),
-            compacting: self.compacting,
-        };
+        let (events, listening) = mpsc::channel(1);
+        let _listening = waits.then_some(listening);
+        let mut meter =
+            Meter { events, done_sessions: 0, total_sessions: 1, done_bytes: Default::default() };
+        let subject =
+            Subject { store, key: key(), record: self.record.clone(), compacting: self.compacting };
         let mut contents = Contents::new();
         let seen = subject.examine(&mut contents, &mut meter).await;
         let mender = Mender { adopter, aside: "/state/set-aside".into() };
@@ -72,7 +86,7 @@ impl Case {
     }
 }
 
-fn nothing_wrong(repaired: &Repaired) {
+pub(super) fn nothing_wrong(repaired: &Repaired) {
     assert_eq!(repaired.codes(Weight::Wrong), Vec::<&str>::new(), "{:?}", repaired.seen.findings);
     assert_eq!(repaired.codes(Weight::Unchecked), Vec::<&str>::new());
 }
@@ -221,6 +235,8 @@ async fn another_writer_who_comes_between_is_not_written_over() {
     let repaired = case.repair(MemoryDisk::new()).await;
     assert_eq!(case.manifest()["reason"], json!("theirs"));
     assert_eq!(repaired.codes(Weight::Wrong), ["totals"]);
+    // That somebody else wrote is said, and no store is called away.
+    assert_eq!(repaired.codes(Weight::Unchecked), ["manifest_unmended"]);
     assert_eq!(repaired.totals, None);
 }
 
