@@ -28,7 +28,7 @@ use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
 use crate::redact::Counts;
 use crate::source::{Cursor, Encoding, SourceError, Stat};
 use crate::state::{PendingPart, Record};
-use crate::store::{ErrorKind, Object, Store, StoreError};
+use crate::store::{Body, ErrorKind, Object, Store, StoreError};
 
 /// What adoption works with.
 #[derive(Debug, Clone)]
@@ -456,7 +456,8 @@ impl Adopter {
             if let Some((bytes, range)) = contents::part_bytes(store, key, name, *size).await?
                 && contents::holds_at(store, key, manifest, &bytes, range).await?
             {
-                store.delete(&key.part_key(name)).await?;
+                let content = Body::Bytes(bytes.into());
+                manifest::delete_unnamed(store, key, name, content, range).await?;
             } else {
                 has_strays = true;
             }

@@ -283,12 +283,15 @@ pub(crate) async fn sweep(
     store: &dyn Store,
     key: &SessionKey,
     compaction: &Compaction,
+    file: PathBuf,
 ) -> Result<(), Failure> {
+    let name = compaction.merged.name();
     let named = manifest::read(store, key)
         .await?
-        .is_some_and(|m| m.parts.iter().any(|part| part.name() == compaction.merged.name()));
+        .is_some_and(|m| m.parts.iter().any(|part| part.name() == name));
     if !named {
-        store.delete(&key.part_key(&compaction.merged.name())).await?;
+        let range = compaction.merged.cursor_range;
+        manifest::delete_unnamed(store, key, &name, Body::File(file), range).await?;
     }
     Ok(())
 }

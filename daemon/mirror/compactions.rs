@@ -235,7 +235,8 @@ impl Engine {
                     (run.stage, run.failures) = (Stage::Ready, 0);
                 }
             }
-            Step::Published(key, Ok(false)) => self.start_sweep(key),
+            // It is nowhere, so that there is nothing to sweep: what is there later is another recorder's.
+            Step::Published(key, Ok(false)) => self.give_up(&key, None),
             Step::Swapped(key, Ok(manifest)) => self.swapped(&key, &manifest),
             Step::Swept(key, Ok(())) => self.give_up(&key, None),
             Step::Turned(key, turned) => self.turned(&key, turned),
@@ -341,9 +342,9 @@ impl Engine {
         let Some(compaction) = self.state.get(&key).and_then(|r| r.compaction.clone()) else {
             return;
         };
-        let store = self.tools.store.clone();
+        let (store, file) = (self.tools.store.clone(), self.outbox.merging(&key));
         self.jobs.push(Box::pin(async move {
-            let swept = compact::sweep(&*store, &key, &compaction).await;
+            let swept = compact::sweep(&*store, &key, &compaction, file).await;
             Done::Compaction(Box::new(Step::Swept(key, swept)))
         }));
     }

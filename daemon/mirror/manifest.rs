@@ -407,6 +407,26 @@ pub(crate) fn range_note([start, end]: [u64; 2]) -> String {
     format!("{start}-{end}")
 }
 
+/// Deletes an object whose bytes the named parts hold. Another recorder may be about to name it and to delete those parts: two
+/// that merge the same parts give the result one name. So the manifest is read again behind the delete, and what it names by
+/// now, or what cannot be told, is put back.
+pub(crate) async fn delete_unnamed(
+    store: &dyn Store,
+    key: &SessionKey,
+    name: &PartName,
+    content: Body,
+    range: Option<[u64; 2]>,
+) -> Result<(), Failure> {
+    let object = key.part_key(name);
+    store.delete(&object).await?;
+    let seen = read(store, key).await;
+    let names = |m: &Manifest| m.parts.iter().any(|part| part.name() == *name);
+    if seen.as_ref().map_or(true, |manifest| manifest.as_ref().is_some_and(names)) {
+        store.put(&object, content, range.map(range_note).as_deref()).await?;
+    }
+    seen.map(drop)
+}
+
 /// The range that a part's note tells, if it tells one.
 pub(crate) fn range_of(note: Option<&str>) -> Option<[u64; 2]> {
     let (start, end) = note?.split_once('-')?;

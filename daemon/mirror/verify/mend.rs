@@ -154,7 +154,7 @@ impl Mender {
         mended: &mut Mended,
     ) -> Result<(), StoreError> {
         let object = subject.key.manifest_key();
-        match self.rebuilt((subject, record), seen, contents, meter, mended).await {
+        match Box::pin(self.rebuilt((subject, record), seen, contents, meter, mended)).await {
             Err(why) => {
                 let message = format!("was not rebuilt: {why}");
                 mended.could_not("manifest_unmended", &object, &message);
