@@ -242,15 +242,7 @@ fn a_compaction_that_is_asked_for_waits_for_one_that_began_by_itself() {
             play.run(Duration::from_secs(1)).await.unwrap();
         }
         assert!(merging(&store), "{:?}", store.objects().keys());
-        let compact = async |mirror: Mirror| {
-            let mut progress = mirror.compact("s0".into(), 0).await;
-            let mut last = None;
-            while let Some(step) = progress.recv().await {
-                last = Some(step);
-            }
-            last
-        };
-        let last = play.ask(Duration::from_secs(600), compact).await.unwrap().flatten();
+        let last = remote::compact(play, Duration::from_secs(600)).await;
         assert!(matches!(last, Some(Progress::Done { parts_after: 1, .. })), "{last:?}");
         assert_eq!(parts_of(&store, 0), 1);
     });

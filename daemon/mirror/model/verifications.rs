@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::world::World;
+use super::remote::{self, compact, live};
 use super::{Mirror, Play};
 use crate::api::{ErrorCode, Progress, Status, Verified, Verifying, Weight};
 use crate::mirror::Signal;
@@ -18,26 +18,12 @@ use crate::store::memory::{MemoryStore, OpKind, StoreFault};
 const INTERVAL: Duration = Duration::from_secs(5);
 
 fn play(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime without drivers");
-    runtime.block_on(async {
-        let (world, store) = World::remote(INTERVAL);
-        let mut play = Play { world, process: None, second: None, log: vec![], verbose: false };
-        test(&mut play, store).await;
-    });
+    remote::play(INTERVAL, test);
 }
 
 /// So many sessions, each of several parts that its manifest names.
 async fn recorded(play: &mut Play, sessions: usize) {
-    for _ in 0..4 {
-        for number in 0..sessions {
-            play.world.append_to(number);
-        }
-        play.run(INTERVAL).await.unwrap();
-    }
+    live(play, INTERVAL, sessions, 4).await;
     flush(play).await;
 }
 
@@ -155,15 +141,7 @@ fn a_part_that_a_compaction_misses_is_its_sessions_matter_and_no_outage() {
         recorded(play, 2).await;
         let uuid = manifest_of(&store, "s0")["parts"][1]["uuid"].as_str().unwrap().to_owned();
         store.remove(&format!("sessions/codex/s0/part-00001-{uuid}.jsonl"));
-        let compact = async |mirror: Mirror| {
-            let mut progress = mirror.compact("s0".into(), 0).await;
-            let mut last = None;
-            while let Some(step) = progress.recv().await {
-                last = Some(step);
-            }
-            last
-        };
-        let last = play.ask(Duration::from_secs(60), compact).await.unwrap().flatten();
+        let last = compact(play, Duration::from_secs(60)).await;
         assert!(matches!(last, Some(Progress::Failed { .. })), "{last:?}");
         let told = status(play).await;
         let codes: Vec<&str> = told.problems.iter().map(|p| p.code.as_str()).collect();
