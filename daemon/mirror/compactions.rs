@@ -242,9 +242,9 @@ impl Engine {
             Step::Turned(key, turned) => self.turned(&key, turned),
             // Nothing has changed yet: it begins again, and whoever asked for it still waits.
             Step::Planned(key, Err(failure)) | Step::Merged(key, Err(failure)) => {
-                if self.is_overtaken(&key, &failure)
-                    || !self.rest_compaction(&key, &failure, Stage::Naming)
-                {
+                if self.is_overtaken(&key, &failure) {
+                    self.give_up(&key, Some(failure));
+                } else if !self.rest_compaction(&key, &failure, Stage::Naming) {
                     self.note_given_up(&key, &failure);
                     self.give_up(&key, Some(failure));
                 }
