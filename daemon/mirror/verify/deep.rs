@@ -150,7 +150,9 @@ async fn try_compare(
         let message = "was rewritten since it was captured: there is nothing to compare with";
         return note("source_rewritten", message);
     }
-    if departed.from >= record.cursor.offset || is_contested(&held.manifest, record) {
+    // Another recorder may have seen more of it before it was cut back to where this one stands, and have merged that.
+    let more = held.manifest.end().is_some_and(|end| end > record.cursor.offset);
+    if more || departed.from >= record.cursor.offset || is_contested(&held.manifest, record) {
         let message = "another writer stores parts of this session too: they are not compared";
         return Ok(finding("source_foreign", Weight::Note, &key.prefix(), message));
     }
