@@ -223,20 +223,6 @@ impl Engine {
         self.roots = roots;
     }
 
-    fn show_unreadable(&mut self, problems: Vec<(PathBuf, String)>) {
-        let now: HashSet<String> = problems.iter().map(|(p, _)| p.display().to_string()).collect();
-        let gone: Vec<String> = self
-            .problems
-            .keys()
-            .filter(|(code, path)| *code == "source_unreadable" && !now.contains(path))
-            .map(|(_, path)| path.clone())
-            .collect();
-        gone.iter().for_each(|path| self.clear_problem("source_unreadable", path));
-        for (path, what) in problems {
-            self.source_problem(&path, &what);
-        }
-    }
-
     pub(super) fn start_capture(&mut self) {
         if self.capturing {
             return;
@@ -393,22 +379,26 @@ impl Engine {
         for (key, _) in &batch.seen {
             self.live(key).looking = false;
         }
+        // Another writer was noticed while these were read: they go on as another generation, which has read none of it.
+        let left = |key: &SessionKey| self.state.get(key).is_none_or(|record| record.superseded);
+        let (late, seen): (Vec<_>, Vec<_>) = batch.seen.into_iter().partition(|(key, _)| left(key));
+        self.sweep_due |= !late.is_empty();
         if let Some(error) = batch.error {
             let path = self.settings.state_dir.join("outbox").display().to_string();
             let hint = "make room, or check the rights of the directory";
             self.problem("outbox_unwritable", &path, &chain(&error), Some(hint));
             self.sweep_due = true;
-            self.pass.extend(batch.seen.into_iter().map(|(key, _)| key));
+            self.pass.extend(seen.into_iter().map(|(key, _)| key));
             self.postpone_pass();
             return;
         }
         let path = self.settings.state_dir.join("outbox").display().to_string();
         self.clear_problem("outbox_unwritable", &path);
         let cwd = |key: &SessionKey| batch.cwds.get(key).map(String::as_str);
-        let seen = batch.seen.iter();
-        let changes = seen.flat_map(|(key, seen)| self.changes_of(key, seen, cwd(key))).collect();
+        let found = seen.iter();
+        let changes = found.flat_map(|(key, seen)| self.changes_of(key, seen, cwd(key))).collect();
         if !self.commit(changes) {
-            for (key, _) in batch.seen {
+            for (key, _) in seen {
                 self.live(&key).verify = true; // What was told with this look is not told again of itself.
                 self.pass.push_back(key);
             }
@@ -416,7 +406,7 @@ impl Engine {
             return;
         }
         batch.cwds.keys().for_each(|key| self.apply_rules(key));
-        for (key, seen) in batch.seen {
+        for (key, seen) in seen {
             self.follow_up(&key, seen);
         }
     }

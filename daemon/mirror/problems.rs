@@ -2,6 +2,9 @@
 //!
 //! Refuses to know what is done about one.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
+
 use tracing::{info, warn};
 
 use super::Engine;
@@ -25,6 +28,21 @@ impl Engine {
         warn!(code, object, message, "problem");
         let problem = self.new_problem(code, message, hint);
         self.problems.insert(key, problem);
+    }
+
+    /// Shows which sources cannot be read: these, and no others any more.
+    pub(super) fn show_unreadable(&mut self, problems: Vec<(PathBuf, String)>) {
+        let now: HashSet<String> = problems.iter().map(|(p, _)| p.display().to_string()).collect();
+        let gone: Vec<String> = self
+            .problems
+            .keys()
+            .filter(|(code, path)| *code == "source_unreadable" && !now.contains(path))
+            .map(|(_, path)| path.clone())
+            .collect();
+        gone.iter().for_each(|path| self.clear_problem("source_unreadable", path));
+        for (path, what) in problems {
+            self.source_problem(&path, &what);
+        }
     }
 
     pub(super) fn new_problem(&self, code: &str, message: &str, hint: Option<&str>) -> Problem {
