@@ -18,10 +18,13 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// The last thing that it said, which is what it says of a failure.
+    /// The last thing that it said, which is what it says of a failure; not where more is to be read, which `systemctl` adds.
     pub(super) fn said(&self) -> String {
-        let lines = |text: &str| text.trim().lines().last().map(str::to_owned);
-        lines(&self.err).or_else(|| lines(&self.out)).unwrap_or_else(|| "it said nothing".into())
+        let last = |text: &str| {
+            let mut lines = text.trim().lines().rev().filter(|line| !line.starts_with("See \""));
+            lines.next().map(str::to_owned)
+        };
+        last(&self.err).or_else(|| last(&self.out)).unwrap_or_else(|| "it said nothing".into())
     }
 }
 
