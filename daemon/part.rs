@@ -5,8 +5,10 @@
 
 mod chain;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -26,60 +28,64 @@ pub(crate) const SEQ_MAX: u32 = 99_999;
 const ID_BYTES_MAX: usize = 180;
 
 /// A session (one generation of it): harness and id as they stand in the bucket.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// Whoever deals with a session holds its key: clones share the text.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) struct SessionKey {
-    harness: String,
-    id: String,
+    /// `harness/id`.
+    text: Arc<str>,
+    /// Where the slash is.
+    slash: usize,
 }
 
 impl SessionKey {
     /// The first generation of a session, from an id as its harness tells it.
     pub(crate) fn new(harness: &str, raw_id: &str) -> SessionKey {
-        SessionKey { harness: harness.to_owned(), id: encode_id(raw_id) }
+        SessionKey::of(harness, &encode_id(raw_id))
+    }
+
+    fn of(harness: &str, id: &str) -> SessionKey {
+        SessionKey { text: format!("{harness}/{id}").into(), slash: harness.len() }
     }
 
     /// Harness name.
     pub(crate) fn harness(&self) -> &str {
-        &self.harness
+        &self.text[..self.slash]
     }
 
     /// Id in the bucket, with place and generation.
     pub(crate) fn id(&self) -> &str {
-        &self.id
+        &self.text[self.slash + 1..]
     }
 
     /// The id without its generation.
     pub(crate) fn base(&self) -> &str {
-        self.id.split_once('~').map_or(&self.id, |(base, _)| base)
+        self.id().split_once('~').map_or(self.id(), |(base, _)| base)
     }
 
     /// Which generation this is; the first has no suffix.
     pub(crate) fn generation(&self) -> u32 {
-        self.id.split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(1)
+        self.id().split_once('~').and_then(|(_, n)| n.parse().ok()).unwrap_or(1)
     }
 
     /// Another generation of the same session.
     pub(crate) fn with_generation(&self, generation: u32) -> SessionKey {
-        let id = match generation {
-            1 => self.base().to_owned(),
-            n => format!("{}~{n}", self.base()),
-        };
-        SessionKey { harness: self.harness.clone(), id }
+        match generation {
+            1 => SessionKey::of(self.harness(), self.base()),
+            n => SessionKey::of(self.harness(), &format!("{}~{n}", self.base())),
+        }
     }
 
     /// The same id at a second place: `<id>@<8 hex of the place>`.
     pub(crate) fn at_place(&self, place: &[u8]) -> SessionKey {
         let digest = hex(&Sha256::digest(place));
-        SessionKey {
-            harness: self.harness.clone(),
-            id: format!("{}@{}", self.base(), &digest[..8]),
-        }
+        SessionKey::of(self.harness(), &format!("{}@{}", self.base(), &digest[..8]))
     }
 
     /// `sessions/<harness>/<id>/`.
     pub(crate) fn prefix(&self) -> String {
-        format!("sessions/{}/{}/", self.harness, self.id)
+        format!("sessions/{self}/")
     }
 
     /// Key of the manifest.
@@ -95,7 +101,26 @@ impl SessionKey {
 
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.harness, self.id)
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Ord for SessionKey {
+    /// By harness, then by id: the text alone would sort by what stands before and behind the slash at once.
+    fn cmp(&self, other: &SessionKey) -> Ordering {
+        (self.harness(), self.id()).cmp(&(other.harness(), other.id()))
+    }
+}
+
+impl PartialOrd for SessionKey {
+    fn partial_cmp(&self, other: &SessionKey) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -125,11 +150,7 @@ impl FromStr for SessionKey {
             && id.len() <= 250
             && !id.starts_with('.')
             && id.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'/' && b != b'\\');
-        if harness_ok && id_ok {
-            Ok(SessionKey { harness: harness.to_owned(), id: id.to_owned() })
-        } else {
-            Err(bad())
-        }
+        if harness_ok && id_ok { Ok(SessionKey::of(harness, id)) } else { Err(bad()) }
     }
 }
 

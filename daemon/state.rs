@@ -39,7 +39,8 @@ pub(crate) struct State {
     pub(crate) store: String,
     epoch: u64,
     /// Every generation of every session.
-    pub(crate) sessions: BTreeMap<SessionKey, Record>,
+    /// Records are boxed: the nodes of the map are half empty after a first start, and a record is large.
+    pub(crate) sessions: BTreeMap<SessionKey, Box<Record>>,
 }
 
 /// What a commit changes.
@@ -133,7 +134,7 @@ impl State {
     fn apply(&mut self, change: Change) {
         match change {
             Change::Session { key, record } => {
-                self.sessions.insert(key, *record);
+                self.sessions.insert(key, record);
             }
             Change::Captured { key, part, cursor } => {
                 if let Some(record) = self.sessions.get_mut(&key) {
@@ -257,7 +258,7 @@ impl StateFile {
 
     /// One session.
     pub(crate) fn get(&self, key: &SessionKey) -> Option<&Record> {
-        self.state.sessions.get(key)
+        self.state.sessions.get(key).map(|record| &**record)
     }
 
     /// Makes changes durable, then applies them. When it fails, nothing is applied, and the caller must keep whatever the
@@ -269,7 +270,7 @@ impl StateFile {
         if self.doubtful {
             let keys: BTreeSet<SessionKey> = changes.iter().map(|it| it.key().clone()).collect();
             let before: Vec<_> =
-                keys.into_iter().map(|key| (self.get(&key).cloned(), key)).collect();
+                keys.into_iter().map(|key| (self.state.sessions.get(&key).cloned(), key)).collect();
             changes.into_iter().for_each(|change| self.state.apply(change));
             return self
                 .fold()
@@ -301,7 +302,7 @@ impl StateFile {
     }
 
     /// A session as it was before a change that did not come to be.
-    fn put_back(&mut self, (record, key): (Option<Record>, SessionKey)) {
+    fn put_back(&mut self, (record, key): (Option<Box<Record>>, SessionKey)) {
         match record {
             Some(record) => self.state.sessions.insert(key, record),
             None => self.state.sessions.remove(&key),

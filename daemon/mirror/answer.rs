@@ -203,7 +203,7 @@ impl Engine {
             }
             counts.pending += u64::from(any);
             problems.extend(
-                live.and_then(|l| l.problem.clone())
+                live.and_then(|l| l.problem.as_deref().cloned())
                     .map(|p| api::Problem { message: format!("{key}: {}", p.message), ..p }),
             );
         }
@@ -301,7 +301,7 @@ impl Engine {
                 .and_then(|p| p.stored_at.clone())
                 .or(record.totals.last_stored_at.clone()),
             ended_at: record.ended_at.clone(),
-            problem: live.and_then(|l| l.problem.as_ref().or(l.undecided.as_ref())).cloned(),
+            problem: live.and_then(|l| l.problem.as_deref().or(l.undecided.as_deref())).cloned(),
         }
     }
 
@@ -365,7 +365,7 @@ impl Engine {
                 })
                 .map(|(key, record)| {
                     let ended_at = Some(now.clone());
-                    let record = Record { ended_at, manifest_due: true, ..record.clone() };
+                    let record = Record { ended_at, manifest_due: true, ..(**record).clone() };
                     Change::Session { key: key.clone(), record: Box::new(record) }
                 })
                 .collect::<Vec<_>>();

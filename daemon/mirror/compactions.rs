@@ -295,7 +295,7 @@ impl Engine {
     /// The merged file is durable: from here on a restart finishes what was begun.
     fn merged(&mut self, key: SessionKey, compaction: Compaction) {
         let Some(record) = self.state.get(&key) else { return };
-        let record = Record { compaction: Some(compaction), ..record.clone() };
+        let record = Record { compaction: Some(Box::new(compaction)), ..record.clone() };
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if self.commit(vec![change]) {
             self.start_publish(key);

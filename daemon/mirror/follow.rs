@@ -30,7 +30,7 @@ impl Engine {
             info!(session = %key, "held back until a record names its directory: a rule asks for it");
         }
         // The first one says since when.
-        live.undecided = held.map(|new| live.undecided.take().unwrap_or(new));
+        live.undecided = held.map(|new| live.undecided.take().unwrap_or(Box::new(new)));
         match (before, live.excluded) {
             (true, false) => self.mark_dirty(key),
             (false, true) => self.note_unwatched(key),

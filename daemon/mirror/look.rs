@@ -197,7 +197,7 @@ impl Engine {
             .iter()
             .filter(|(key, record)| is_gone(record) && !moving(key))
             .map(|(key, record)| {
-                let mut record = Box::new(record.clone());
+                let mut record = record.clone();
                 record.gone = true;
                 record.ended_at.get_or_insert_with(|| now.clone());
                 record.manifest_due = true;
@@ -507,7 +507,9 @@ impl Engine {
         let now = Instant::now();
         let ancient = self.age(&stat) >= QUIET_AFTER;
         let live = self.live(key);
-        let rewriting = live.rewriting.get_or_insert(Rewriting { first: now, since: now, stat });
+        let rewriting = live
+            .rewriting
+            .get_or_insert_with(|| Box::new(Rewriting { first: now, since: now, stat }));
         if rewriting.stat != stat {
             rewriting.stat = stat;
             rewriting.since = now;
@@ -582,7 +584,7 @@ impl Engine {
             self.by_path.remove(&old.source);
         }
         self.queue_send(key);
-        self.adopt_record(&next, &fresh);
+        self.adopt_record(&next);
         Some(next)
     }
 }

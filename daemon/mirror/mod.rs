@@ -61,7 +61,7 @@ use crate::ledger::Ledgers;
 use crate::outbox::{Outbox, Waiting};
 use crate::part::SessionKey;
 use crate::source::Stat;
-use crate::state::{Change, Found, PendingPart, Record, StateFile};
+use crate::state::{Change, Found, PendingPart, StateFile};
 use crate::store::Conditions;
 use handle::Command;
 
@@ -116,7 +116,7 @@ struct Live {
     /// Its whole prefix is to be compared at the next look.
     verify: bool,
     /// When its source changed and since when it is as it is.
-    rewriting: Option<Rewriting>,
+    rewriting: Option<Box<Rewriting>>,
     /// Its numbers were tried to be begun again: not once more before this one.
     turn_from: u32,
     /// When something was last captured.
@@ -136,8 +136,8 @@ struct Live {
     /// Left out by the rules.
     excluded: bool,
     /// … for now: a rule asks for its directory, which is not known.
-    undecided: Option<Problem>,
-    problem: Option<Problem>,
+    undecided: Option<Box<Problem>>,
+    problem: Option<Box<Problem>>,
 }
 
 #[derive(Debug)]
@@ -184,7 +184,8 @@ pub(crate) struct Engine {
     /// The manifests were told that the sessions ended.
     ends_said: bool,
 
-    live: HashMap<SessionKey, Live>,
+    /// Boxed, since a third of the table is empty.
+    live: HashMap<SessionKey, Box<Live>>,
     by_path: HashMap<PathBuf, SessionKey>,
     excluded: HashSet<PathBuf>,
     /// Files that are not placed before a record names their directory.
@@ -352,15 +353,13 @@ impl Engine {
             let hint = "remove `redact = false` from the configuration";
             self.problem("redaction_off", "", "secrets are NOT removed", Some(hint));
         }
-        let records: Vec<(SessionKey, Record)> =
-            self.state.state().sessions.iter().map(|(k, r)| (k.clone(), r.clone())).collect();
-        for (key, record) in records {
-            self.adopt_record(&key, &record);
-        }
+        let keys: Vec<SessionKey> = self.state.state().sessions.keys().cloned().collect();
+        keys.iter().for_each(|key| self.adopt_record(key));
     }
 
-    /// Takes a record that is new to this process into the working set.
-    fn adopt_record(&mut self, key: &SessionKey, record: &Record) {
+    /// Takes a session that is new to this process into the working set.
+    fn adopt_record(&mut self, key: &SessionKey) {
+        let Some(record) = self.state.get(key).cloned() else { return };
         let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();

@@ -18,6 +18,9 @@ use crate::store::StoreError;
 /// Adoptions at a time: each holds a chunk of its source.
 const ADOPTIONS_MAX: usize = 2;
 
+/// New sessions in one commit. A first start finds all of them at once: what is said of them is not to be in memory three times.
+const CREATED_MAX: usize = 256;
+
 /// What the store has of a harness: listed once per process, before the first new session is placed.
 #[derive(Debug)]
 pub(super) enum Folders {
@@ -79,7 +82,8 @@ impl Engine {
         self.place_at = None;
         let inodes = self.inodes();
         let mut created: Vec<(SessionKey, NewFile)> = Vec::new();
-        for file in std::mem::take(&mut self.unplaced) {
+        let mut files = std::mem::take(&mut self.unplaced).into_iter();
+        for file in files.by_ref() {
             match self.place_of(&file, &inodes) {
                 // Two new files with one id: the second one meets the first as a known session.
                 Place::New(key) if created.iter().any(|(known, _)| *known == key) => {
@@ -88,9 +92,14 @@ impl Engine {
                 Place::New(key) => created.push((key, file)),
                 place => self.put_in_place(place, file),
             }
+            if created.len() == CREATED_MAX && !self.create(std::mem::take(&mut created)) {
+                break;
+            }
         }
         let again = !created.is_empty() && !self.unplaced.is_empty();
-        if self.create(created) && again {
+        let is_whole = files.len() == 0;
+        self.unplaced.extend(files);
+        if is_whole && self.create(created) && again {
             self.place_all();
         }
     }
@@ -135,19 +144,17 @@ impl Engine {
 
     /// Commits new sessions. A failure leaves their files to be placed again when the disk may have room.
     fn create(&mut self, created: Vec<(SessionKey, NewFile)>) -> bool {
-        let records: Vec<(SessionKey, Record)> =
-            created.iter().map(|(key, file)| (key.clone(), self.new_record(file))).collect();
-        let change = |(key, record): &(SessionKey, Record)| Change::Session {
+        let change = |(key, file): &(SessionKey, NewFile)| Change::Session {
             key: key.clone(),
-            record: Box::new(record.clone()),
+            record: Box::new(self.new_record(file)),
         };
-        if !self.commit(records.iter().map(change).collect()) {
+        if !self.commit(created.iter().map(change).collect()) {
             self.unplaced.extend(created.into_iter().map(|(_, file)| file));
             self.hold_placing();
             return false;
         }
-        for (key, record) in &records {
-            self.adopt_record(key, record);
+        for (key, _) in &created {
+            self.adopt_record(key);
             self.mark_dirty(key);
         }
         true
@@ -326,6 +333,7 @@ impl Engine {
             key.harness() == base.harness() && key.id().starts_with(base.base())
         });
         all.filter(move |(key, _)| key.harness() == own.harness() && key.base() == own.base())
+            .map(|(key, record)| (key, &**record))
     }
 
     /// The highest generation number that the state, the store or the outbox has.
@@ -518,9 +526,9 @@ impl Engine {
         }
         let keys: Vec<SessionKey> = adopted.records.iter().map(|(key, _)| key.clone()).collect();
         self.orphans.retain(|w| !keys.contains(&w.key));
-        for (key, record) in &adopted.records {
+        for (key, _) in &adopted.records {
             self.clear_problem("manifest_invalid", &key.with_generation(1).to_string());
-            self.adopt_record(key, record);
+            self.adopt_record(key);
             self.mark_dirty(key);
         }
         if let Some((key, _)) = adopted.records.last() {

@@ -71,7 +71,7 @@ impl Engine {
         let live = self.live.entry(key.clone()).or_default();
         if live.problem.as_ref().is_none_or(|p| p.code != problem.code) {
             warn!(session = %key, code, message, "problem");
-            live.problem = Some(problem);
+            live.problem = Some(Box::new(problem));
         }
     }
 

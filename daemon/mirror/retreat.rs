@@ -155,7 +155,7 @@ impl Engine {
             self.leaving.insert(key.clone(), Instant::now());
         }
         self.note_moved(&key, &next, below);
-        self.adopt_record(&next, &fresh);
+        self.adopt_record(&next);
         self.mark_dirty(&next);
         if is_cut_off {
             // Killed before this: that generation goes on without its beginning, which is in the one that was left.
@@ -175,7 +175,7 @@ impl Engine {
         let waiting = sessions.filter_map(|(key, record)| {
             let leaving = record.leaving.as_ref().filter(|leaving| leaving.to == *from)?;
             let leaving = Leaving { to: to.clone(), below, ..leaving.clone() };
-            Some((key.clone(), Record { leaving: Some(leaving), ..record.clone() }))
+            Some((key.clone(), Record { leaving: Some(leaving), ..(**record).clone() }))
         });
         waiting.map(change).collect()
     }

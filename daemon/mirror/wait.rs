@@ -179,7 +179,7 @@ impl Engine {
             if !scanned {
                 return false;
             }
-            let followed = |(key, record): (&SessionKey, &Record)| {
+            let followed = |(key, record): (&SessionKey, &Box<Record>)| {
                 let excluded = self.live.get(key).is_some_and(|live| live.excluded);
                 // One that is gone, too: its file may be back since.
                 (!record.superseded && !record.stopped && !excluded).then(|| key.clone())

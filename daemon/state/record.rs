@@ -61,7 +61,7 @@ pub(crate) struct Record {
     pub(crate) manifest_due: bool,
     /// A compaction that was begun.
     #[serde(default)]
-    pub(crate) compaction: Option<Compaction>,
+    pub(crate) compaction: Option<Box<Compaction>>,
     /// What is to be removed here once it is safe elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) leaving: Option<Leaving>,

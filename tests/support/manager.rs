@@ -4,9 +4,9 @@
 //! `TRACECRAFT_USER_SYSTEMD` names the program that starts a manager, in namespaces of its own, and then a command; it needs root.
 //! Knows `systemctl`; nothing of the daemon but its unit's name.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,6 +44,7 @@ pub(crate) fn beside_a_manager(name: &str, body: impl FnOnce(Managed)) {
     if !rustix::process::geteuid().is_root() {
         return skipped(name, "only root can start a user manager of its own");
     }
+    let _alone = alone(Path::new(&tool));
     let outer = Home::new();
     let mut command = Command::new(tool);
     command.env_clear().env("HOME", outer.path()).env(INSIDE, outer.path());
@@ -54,6 +55,14 @@ pub(crate) fn beside_a_manager(name: &str, body: impl FnOnce(Managed)) {
     text.lines().filter(|line| line.starts_with("SKIPPED ")).for_each(|line| println!("{line}"));
     assert!(output.status.success(), "{}", said(&output));
     assert!(text.contains("1 passed"), "{name} is not the name of this test: {text}");
+}
+
+/// Waits until no other test has a manager. Each has its own mounts and processes, but the kernel has one tree of control groups: the
+/// units of two managers would be one group, which one removes while the other starts its service in it.
+fn alone(tool: &Path) -> File {
+    let file = File::open(tool).unwrap();
+    file.lock().unwrap();
+    file
 }
 
 impl Managed {

@@ -263,7 +263,7 @@ async fn leftovers_are_wrong_unless_somebody_sees_to_them() {
     assert_eq!(case.found().await, note);
     case.compacting = false;
     let merged = entry(0, 0, old);
-    case.record().compaction = Some(Compaction { inputs: vec![], merged });
+    case.record().compaction = Some(Box::new(Compaction { inputs: vec![], merged }));
     assert_eq!(case.found().await, note);
     case.record().compaction = None;
     let leaving = Leaving { parts: vec![name], to: key().with_generation(2), below: 1 };
