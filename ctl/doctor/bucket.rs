@@ -69,7 +69,11 @@ fn local(local: &Local) -> Check {
 }
 
 fn remote(bucket: &Bucket) -> Vec<Check> {
-    let mut checks = vec![way(bucket), keys(&bucket.keys)];
+    let mut checks = vec![way(bucket)];
+    // Told once: keys that are there and are refused are no good ones.
+    if !matches!(bucket.list, Tried::Failed(About::Keys, _)) {
+        checks.push(keys(&bucket.keys));
+    }
     checks.extend(bucket.ahead_seconds.map(clock));
     let Bucket { name, endpoint, region, .. } = bucket;
     match &bucket.list {
@@ -79,7 +83,7 @@ fn remote(bucket: &Bucket) -> Vec<Check> {
             checks.push(ok(Code::ListRight, "listing is allowed"));
         }
         Tried::Failed(about, why) => checks.push(match about {
-            About::Keys => wrong(Code::Credentials, why.clone(), "aws configure"),
+            About::Keys => wrong(Code::Credentials, why.clone(), correct(&bucket.keys)),
             About::Bucket => wrong(
                 Code::Bucket,
                 why.clone(),
@@ -98,6 +102,15 @@ fn remote(bucket: &Bucket) -> Vec<Check> {
         }
     }
     checks
+}
+
+/// The edit that mends keys which a store refuses.
+fn correct(keys: &Keys) -> String {
+    let origin = match keys {
+        Keys::Found { origin, .. } => origin.as_str(),
+        Keys::Due(_) | Keys::Missing(..) => "the place where they are",
+    };
+    format!("put a pair of keys that belong together into {origin}")
 }
 
 fn policy(right: &str, bucket: &str) -> String {
