@@ -11,6 +11,7 @@ Examples:
   tracecraftctl show 3f2a --tail 20    the end of a conversation
   tracecraftctl flush                  store now what is not stored yet
   tracecraftctl verify                 is all that is stored as it should be
+  tracecraftctl doctor                 what is wrong, and what to do about it
 
 An ID is a session's id, its key HARNESS/ID, or any prefix of the id that no other session has.
 
@@ -109,6 +110,20 @@ Examples:
         /// Session: id, key, or a unique prefix of the id; all when left out
         id: Option<String>,
     },
+
+    /// Look for what is wrong: configuration, store, service, machine
+    #[command(after_help = "\
+Works whether the daemon runs, hangs or does not run, writes nothing anywhere, and
+ends within half a minute. Each line is ok, a note, a warning, or wrong; what is not
+ok has one thing to try. The README has a table of all findings.
+
+Exits with 0 if nothing is wrong (notes and warnings are allowed), else with 1.
+
+Examples:
+  tracecraftctl doctor
+  tracecraftctl doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
+  TRACECRAFT_STORE=s3://my-bucket/agents tracecraftctl doctor   before it is used")]
+    Doctor,
 
     /// Keep the daemon running: at login, after a crash, after an upgrade
     #[command(subcommand)]

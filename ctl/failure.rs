@@ -105,6 +105,11 @@ impl Failure {
         self.reader_gone
     }
 
+    /// What went wrong, in a sentence.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
     /// For the shell.
     pub(crate) fn exit(&self) -> u8 {
         self.exit

@@ -1,11 +1,12 @@
 //! `tracecraftctl`: one request to the daemon, one answer for a person or a program, one exit code.
 //!
 //! Standard output is data, standard error is talk. Everything that is known about the daemon comes over its socket; this
-//! program reads no state, no bucket and no transcript by itself.
+//! program reads no state, no bucket and no transcript by itself. `doctor`, for which the daemon may be dead, has the library look.
 
 mod args;
 mod client;
 mod compact;
+mod doctor;
 mod events;
 mod failure;
 mod lines;
@@ -47,11 +48,14 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), Failure> {
     // One request at a time: one thread is enough, and the program is there at once.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?
-        .block_on(dispatch(args))
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let done = runtime.block_on(dispatch(args));
+    // A name server that hangs holds a thread, and nobody waits for its answer any more.
+    runtime.shutdown_background();
+    done
 }
 
 async fn dispatch(args: Args) -> Result<(), Failure> {
@@ -87,6 +91,10 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let path = route::session(&id, route::START);
             let session: Session = client.post(&path, QUICK_TIMEOUT).await?;
             print(&mut out, json, &session, || render::session::started(&session, &terminal))?;
+        }
+        Verb::Doctor => {
+            let asked = doctor::Asked { environment, socket: flag, client: &client };
+            doctor::run(asked, json, &terminal, &mut out).await?;
         }
         Verb::Service(verb) => {
             let mut told = service::Told { json, terminal: &terminal, out: &mut out };

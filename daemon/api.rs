@@ -1,7 +1,7 @@
 //! The contract of the control socket: wire types, error codes, routes, protocol number, exit codes.
 //!
 //! Everything that both programs must agree on lives here and nowhere else; `tracecraftctl` sees nothing of the daemon but
-//! this module and [`crate::paths`]. HTTP/1.1 with JSON bodies over a Unix socket. Additions to a shape are compatible and
+//! this module, [`crate::paths`], and what [`crate::setup`] and [`crate::doctor`] find out. HTTP/1.1 with JSON bodies over a Unix socket. Additions to a shape are compatible and
 //! do not change [`PROTOCOL`]; a removal or a change of meaning does, and so does a new variant of a state, a phase or a
 //! coverage, which an older client could not read.
 

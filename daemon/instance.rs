@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// File name of the lock.
 const LOCK: &str = "tracecraftd.lock";
 
+/// The kernel's own table of locks.
+const LOCKS: &str = "/proc/locks";
+
 /// Bytes of the lock file that are read to learn who holds it. We write fewer than a hundred.
 const HOLDER_BYTES_MAX: u64 = 256;
 
@@ -50,6 +53,38 @@ impl Instance {
         lock.write_all(holder.as_bytes()).map_err(failed)?;
         Ok(Instance { _lock: lock })
     }
+}
+
+/// Who holds the lock of a state directory. It is not touched: taking it, for a moment even, would turn away a daemon that
+/// starts just then.
+pub(crate) fn look(state_dir: &Path) -> io::Result<Option<Holder>> {
+    let path = state_dir.join(LOCK);
+    let lock = match OpenOptions::new().read(true).custom_flags(no_follow()).open(path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let inode = lock.metadata()?.ino().to_string();
+    let holder = Holder::read(&lock);
+    let held = match std::fs::read_to_string(LOCKS) {
+        Ok(table) => table.lines().any(|line| is_lock_of(line, &inode)),
+        // Not Linux: whoever wrote the file holds it as long as it lives.
+        Err(_) => holder.pid.is_some_and(is_alive),
+    };
+    Ok(held.then_some(holder))
+}
+
+/// Whether a line of the kernel's table is a lock on this inode: `1: FLOCK  ADVISORY  WRITE 707 08:01:1234 0 EOF`. The device is
+/// not compared: some file systems have another one there than `stat` tells.
+fn is_lock_of(line: &str, inode: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_lock = words.get(1) == Some(&"FLOCK");
+    is_lock && words.get(5).and_then(|file| file.rsplit(':').next()) == Some(inode)
+}
+
+fn is_alive(pid: u32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed());
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
 
 /// Makes sure that a directory exists, belongs to this user and is closed to others. An open one of ours is closed.
@@ -254,6 +289,21 @@ mod tests {
         };
         let error = private_dir(foreign).unwrap_err();
         assert!(matches!(error, InstanceError::Foreign { .. }), "{error}");
+    }
+
+    #[test]
+    fn who_holds_the_lock_is_found_without_touching_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(look(dir.path()).unwrap(), None);
+        assert!(!dir.path().join(LOCK).exists());
+        let instance = Instance::acquire(dir.path()).unwrap();
+        let holder = look(dir.path()).unwrap().unwrap();
+        assert_eq!(holder.pid, Some(std::process::id()));
+        drop(instance);
+        acquire_free(dir.path());
+        let line = "1: FLOCK  ADVISORY  WRITE 707 fe:00:1234 0 EOF";
+        assert!(is_lock_of(line, "1234") && !is_lock_of(line, "234"));
+        assert!(!is_lock_of("1: POSIX  ADVISORY  WRITE 707 fe:00:1234 0 EOF", "1234"));
     }
 
     #[test]

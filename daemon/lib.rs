@@ -1,6 +1,7 @@
 //! The library behind `tracecraftd` and `tracecraftctl`: see `daemon/ARCHITECTURE.md`.
 
 pub mod api;
+pub mod doctor;
 pub mod paths;
 pub mod setup;
 
@@ -42,6 +43,7 @@ use self::mirror::handle::{Command, Mirror};
 use self::mirror::{
     Automatic, Engine, Numbers, RootsFinder, Settings, Signal, Summary, SystemClock, Tiers, Tools,
 };
+use self::paths::Environment;
 use self::redact::Redactor;
 use self::remote::Place;
 use self::shutdown::Signals;
@@ -74,6 +76,18 @@ pub fn check(config: &Config) -> Result<String, ConfigError> {
     config.check_roots(&shown)?;
     let rows = Place::of(config)?.map(|place| place.rows()).unwrap_or_default();
     Ok(config.describe(rows, &shown))
+}
+
+/// Looks at everything that the configuration leads to, and writes nothing: what `tracecraftctl doctor` tells. Fails where the
+/// daemon would refuse to start.
+pub async fn examine(
+    flags: Flags,
+    environment: Environment,
+) -> Result<doctor::Examination, ConfigError> {
+    let config = Config::resolve(flags, environment)?;
+    check(&config)?;
+    let place = Place::of(&config)?;
+    Ok(doctor::examine(&config, place, roots(&config), state_dir_of).await)
 }
 
 /// Runs until it is told to stop, or with [`Mode::Once`] until all is done; answers what is to be told about the run. Must be

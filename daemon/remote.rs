@@ -4,6 +4,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use jiff::Timestamp;
+use tower::BoxError;
+
 use crate::config::{Config, ConfigError, Origin, Row, Setting, StoreUrl, endpoint};
 use crate::durable::{Blocking, Disk};
 use crate::store::credentials::{
@@ -48,6 +52,26 @@ impl Place {
         BILL_EARLY_DELETES.iter().any(|domain| {
             host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         })
+    }
+
+    /// The identity of the store that is there.
+    pub(crate) fn identity(&self) -> String {
+        self.settings.identity()
+    }
+
+    /// The address of the service.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.settings.endpoint
+    }
+
+    /// The region that requests are signed for.
+    pub(crate) fn region(&self) -> &str {
+        &self.settings.region
+    }
+
+    /// The bucket.
+    pub(crate) fn bucket(&self) -> &str {
+        &self.settings.bucket
     }
 
     /// What `--check` shows of it.
@@ -152,37 +176,79 @@ pub(crate) fn open(
     disk: &Arc<dyn Disk>,
     blocking: Blocking,
 ) -> Result<S3Store, ConfigError> {
-    let own_transport = || {
-        Transport::new(config.remote.ca_bundle.as_deref()).map_err(|error| {
-            let why =
-                std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            ConfigError::new(format!("{error}: {why}"), "name a file with certificates in PEM form")
-        })
-    };
-    let transport = own_transport()?;
+    let source = source(config, disk, &blocking, Renewals::Done)?;
+    open_with(config, place, source, disk, blocking)
+}
+
+/// The same with keys from somewhere.
+pub(crate) fn open_with(
+    config: &Config,
+    place: &Place,
+    source: Arc<dyn Source>,
+    disk: &Arc<dyn Disk>,
+    blocking: Blocking,
+) -> Result<S3Store, ConfigError> {
+    let transport = transport(config)?;
+    let signer = Signer::new(source, &place.settings.region);
+    Ok(S3Store::new(place.settings.clone(), transport, signer, disk.clone(), blocking))
+}
+
+/// Connections of their own, with limits of their own.
+fn transport(config: &Config) -> Result<Transport, ConfigError> {
+    Transport::new(config.remote.ca_bundle.as_deref()).map_err(|error| {
+        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        ConfigError::new(format!("{error}: {why}"), "name a file with certificates in PEM form")
+    })
+}
+
+/// Whether logins in the browser are renewed, which writes them to where AWS's tools look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewals {
+    /// When they are about to expire.
+    Done,
+    /// Never.
+    Left,
+}
+
+/// Where the keys come from. Asks nobody anything yet.
+pub(crate) fn source(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    blocking: &Blocking,
+    renewals: Renewals,
+) -> Result<Arc<dyn Source>, ConfigError> {
     let environment = Arc::new(Environment::of_process(config.home()));
+    let profile = config.remote.profile.as_ref().map(|profile| profile.value.clone());
+    if let (StoreUrl::Hf { .. }, None) = (&config.store.value, &profile) {
+        // What the environment lacks it lacks until the next start, so that this is a mistake and no outage.
+        let keys = environment.hugging_face_keys().map_err(|error| {
+            let hint = "make an access key in the settings of Hugging Face, or name a profile in the configuration file";
+            ConfigError::new(error.to_string(), hint)
+        })?;
+        return Ok(Arc::new(Fixed(keys)));
+    }
     let tools = Tools {
         // Its own connections and limits: a renewal must not stand in line behind the uploads that wait for it.
-        wire: Arc::new(own_transport()?),
+        wire: Arc::new(transport(config)?),
         disk: disk.clone(),
         blocking: blocking.clone(),
         clock: Arc::new(SystemClock),
         allow_http: config.remote.allow_http.value,
     };
-    let profile = config.remote.profile.as_ref().map(|profile| profile.value.clone());
-    let source: Arc<dyn Source> = match (&config.store.value, profile) {
-        // What the environment lacks it lacks until the next start, so that this is a mistake and no outage.
-        (StoreUrl::Hf { .. }, None) => {
-            let keys = environment.hugging_face_keys().map_err(|error| {
-                let hint = "make an access key in the settings of Hugging Face, or name a profile in the configuration file";
-                ConfigError::new(error.to_string(), hint)
-            })?;
-            Arc::new(Fixed(keys))
-        }
-        (_, profile) => Arc::new(Ambient::new(environment, profile, tools)),
-    };
-    let signer = Signer::new(source, &place.settings.region);
-    Ok(S3Store::new(place.settings.clone(), transport, signer, disk.clone(), blocking))
+    let ambient = Ambient::new(environment, profile, tools);
+    Ok(match renewals {
+        Renewals::Done => Arc::new(ambient),
+        Renewals::Left => Arc::new(ambient.without_renewals()),
+    })
+}
+
+/// Asks the server for nothing and without a signature. Whatever it answers, it is there; and most servers tell their time.
+pub(crate) async fn greet(config: &Config, place: &Place) -> Result<Option<Timestamp>, BoxError> {
+    let request = http::Request::get(format!("{}/", place.settings.endpoint)).body(Bytes::new())?;
+    let answer = transport(config)?.send(request).await?;
+    let date = answer.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+    let theirs = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+    Ok(theirs.map(|theirs| theirs.timestamp()))
 }
 
 #[cfg(test)]

@@ -487,6 +487,12 @@ fn read_snapshot(disk: &dyn Disk, path: &Path) -> Result<Option<State>, StateErr
     }
 }
 
+/// How many sessions a snapshot has, and nothing is set aside; `None` when it is damaged.
+pub(crate) fn look(disk: &dyn Disk, dir: &Path) -> Result<Option<usize>, StateError> {
+    let state = read_snapshot(disk, &dir.join("state.json"))?;
+    Ok(state.map(|state| state.sessions.len()))
+}
+
 /// What a file of JSON says; `None` when it says something else.
 fn parse_file<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>, StateError> {
     let file = disk.open(path).map_err(|source| cannot_read(path, source))?;

@@ -24,6 +24,7 @@ mod bucket_refusals;
 mod campaign;
 mod crowd;
 mod ctl;
+mod doctor;
 mod format;
 mod hermes;
 mod hermes_bucket;

@@ -3,6 +3,7 @@
 //! Everything that comes from a transcript, a path or a bucket goes through [`crate::text`] before it is printed.
 
 pub(crate) mod compact;
+pub(crate) mod doctor;
 pub(crate) mod list;
 pub(crate) mod meter;
 pub(crate) mod session;

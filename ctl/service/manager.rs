@@ -67,7 +67,6 @@ fn pair((name, value): (&String, &String)) -> (String, String) {
 pub(super) fn find() -> Manager {
     let uid = rustix::process::getuid().as_raw();
     let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let wsl = || std::fs::read_to_string("/proc/sys/kernel/osrelease");
     let asked = || match shell::run(&["systemctl", "--user", "show-environment"]) {
         Ok(ended) if ended.success => Ok(ended.out),
         Ok(ended) => Err(ended.said()),
@@ -79,11 +78,17 @@ pub(super) fn find() -> Manager {
         uid,
         user: var("USER").or_else(|| var("LOGNAME")).unwrap_or_else(|| uid.to_string()),
         booted: Path::new(BOOTED).is_dir(),
-        is_wsl: wsl().is_ok_and(|release| release.to_lowercase().contains("microsoft")),
+        is_wsl: is_wsl(),
         runtime_dir: var("XDG_RUNTIME_DIR").map(PathBuf::from),
         has_run_user: Path::new(&format!("/run/user/{uid}")).is_dir(),
         answer: if is_macos { Err(String::new()) } else { asked() },
     })
+}
+
+/// Whether the kernel is Microsoft's.
+pub(super) fn is_wsl() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.is_ok_and(|release| release.to_lowercase().contains("microsoft"))
 }
 
 /// Whoever answers is the manager. Otherwise: what is nearest to an answer, and how to get one.
@@ -162,17 +167,37 @@ impl Absence {
 
 /// Whether this user's services run without a session, and how to have it so. `None` where it is so, or is not known.
 pub(super) fn linger_advice() -> Option<String> {
-    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = var("USER").or_else(|| var("LOGNAME"))?;
-    linger_words(&user, Path::new("/"))
+    linger_words(&user()?, Path::new("/"))
 }
 
-/// The same for a user, with the system's files below `root`.
-pub(super) fn linger_words(user: &str, root: &Path) -> Option<String> {
+/// The command alone.
+pub(super) fn linger_command() -> Option<String> {
+    let user = user()?;
+    lacks_linger(&user, Path::new("/")).then(|| enable_linger(&user))
+}
+
+fn user() -> Option<String> {
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    var("USER").or_else(|| var("LOGNAME"))
+}
+
+fn enable_linger(user: &str) -> String {
+    format!("loginctl enable-linger {user}")
+}
+
+/// Whether a user's services end with the last session, with the system's files below `root`.
+fn lacks_linger(user: &str, root: &Path) -> bool {
     let kept = root.join("var/lib/systemd/linger");
     // Without logind sessions do not end services.
-    let known = root.join("run/systemd/seats").is_dir();
-    (known && !kept.join(user).exists()).then(|| {
-        format!("it runs while you are logged in; to record also when you are not (tmux, ssh, a server): loginctl enable-linger {user}")
+    root.join("run/systemd/seats").is_dir() && !kept.join(user).exists()
+}
+
+/// The advice for a user.
+pub(super) fn linger_words(user: &str, root: &Path) -> Option<String> {
+    lacks_linger(user, root).then(|| {
+        format!(
+            "it runs while you are logged in; to record also when you are not (tmux, ssh, a server): {}",
+            enable_linger(user)
+        )
     })
 }

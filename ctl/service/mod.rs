@@ -3,6 +3,7 @@
 //! Puts together what [`manager`] finds, what [`systemd`] and [`launchd`] do, and what the library says about the configuration.
 //! Asks the daemon only over its socket, and writes nothing but units and missing keys of the configuration.
 
+mod examine;
 mod install;
 mod launchd;
 mod manager;
@@ -22,6 +23,7 @@ use tracecraft::Flags;
 use tracecraft::paths::Environment;
 use tracecraft::setup::{Survey, Vars, survey};
 
+pub(crate) use self::examine::{Service as Examined, examine};
 use self::manager::Manager;
 use crate::args::{Install, Service};
 use crate::client::Client;

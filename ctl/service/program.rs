@@ -13,8 +13,7 @@ const NAME: &str = "tracecraftd";
 /// Finds it for this process.
 pub(super) fn find() -> Result<PathBuf, Failure> {
     let own = std::env::current_exe().ok();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
+    let dirs = search_path();
     let found = choose(own.as_deref().and_then(Path::parent), &dirs);
     let found = found.ok_or_else(|| {
         Failure::failed("there is no tracecraftd beside this program, and none in PATH".into())
@@ -25,6 +24,27 @@ pub(super) fn find() -> Result<PathBuf, Failure> {
         return Err(Failure::failed(what).hint("install it under a plainer name"));
     }
     Ok(found)
+}
+
+fn search_path() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect()
+}
+
+/// Every program of this name in the search path; several names of one are one.
+pub(super) fn all() -> Vec<PathBuf> {
+    different(&search_path())
+}
+
+pub(super) fn different(dirs: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for path in dirs.iter().map(|dir| dir.join(NAME)).filter(|path| is_program(path)) {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if !found.iter().any(|(_, known)| *known == real) {
+            found.push((path, real));
+        }
+    }
+    found.into_iter().map(|(path, _)| path).collect()
 }
 
 /// The one beside this program, so that both are of one version; by its name in `PATH` where it has one: that stays when a

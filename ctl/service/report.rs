@@ -15,23 +15,23 @@ use crate::text;
 
 /// What is known: the shape of `--json`.
 #[derive(Debug, Default, Serialize)]
-struct Report {
-    manager: &'static str,
-    installed: bool,
+pub(super) struct Report {
+    pub(super) manager: &'static str,
+    pub(super) installed: bool,
     /// Starts at login.
-    enabled: bool,
-    active: bool,
+    pub(super) enabled: bool,
+    pub(super) active: bool,
     /// The manager's own words.
-    state: String,
+    pub(super) state: String,
     /// Why it ended last, in the manager's word; `success` if nothing is wrong.
-    result: String,
-    pid: u32,
+    pub(super) result: String,
+    pub(super) pid: u32,
     /// Starts that a failure made necessary.
-    restarts: u64,
-    unit: Option<PathBuf>,
+    pub(super) restarts: u64,
+    pub(super) unit: Option<PathBuf>,
     /// What the daemon told the manager.
-    says: String,
-    notes: Vec<String>,
+    pub(super) says: String,
+    pub(super) notes: Vec<String>,
 }
 
 /// Tells; not running is exit code 3.
@@ -56,7 +56,7 @@ pub(super) fn status(manager: &Manager, told: &mut Told<'_>) -> Result<(), Failu
     Err(Failure::service_down(what).hint(hint))
 }
 
-fn of_systemd() -> Report {
+pub(super) fn of_systemd() -> Report {
     let properties = [
         "LoadState",
         "ActiveState",
@@ -96,7 +96,7 @@ fn of_systemd() -> Report {
     }
 }
 
-fn of_launchd(uid: u32) -> Result<Report, Failure> {
+pub(super) fn of_launchd(uid: u32) -> Result<Report, Failure> {
     let plist = launchd::plist_path(&super::install::home()?);
     let printed = launchd_print(uid);
     let active = printed.as_deref().is_some_and(|text| text.contains("state = running"));

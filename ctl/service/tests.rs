@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tracecraft::setup::{Survey, Vars};
 
 use super::manager::{Facts, Manager, decide};
-use super::{launchd, manager, program, report, shell, systemd, uninstall};
+use super::{examine, launchd, manager, program, report, shell, systemd, uninstall};
 
 fn vars(all: &[(&str, &str)]) -> Vars {
     all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
@@ -53,6 +53,41 @@ fn units_name_the_program_and_the_socket_of_this_machine_and_keep_all_else() {
         r#"ExecStart="/opt/Ada's \"tools\"/100%%/tracecraftd" --config "/srv/my $$config.toml""#;
     assert!(service.text.contains(&format!("\n{exec}\n")), "{}", service.text);
     assert!(socket.text.contains("\nListenStream=/srv/100%% mine/s\n"), "{}", socket.text);
+}
+
+#[test]
+fn a_unit_is_out_of_date_by_its_lines_and_not_by_what_install_was_given() {
+    let vars = vars(&[("XDG_RUNTIME_DIR", "/run/user/7")]);
+    let [is, socket] =
+        systemd::render(Path::new("/u"), Path::new("/opt/tracecraftd"), &survey(RUN), &vars);
+    let mut given = survey("/run/mine.sock");
+    (given.is_default_file, given.config_file) = (false, "/srv/c.toml".into());
+    let [told, told_socket] =
+        systemd::render(Path::new("/u"), Path::new("/opt/tracecraftd"), &given, &vars);
+    assert!(is.text != told.text && !examine::is_outdated(&told.text, &is.text));
+    assert!(!examine::is_outdated(&told_socket.text, &socket.text));
+    let [moved, _] =
+        systemd::render(Path::new("/u"), Path::new("/usr/bin/tracecraftd"), &survey(RUN), &vars);
+    assert!(examine::is_outdated(&is.text, &moved.text));
+    assert!(examine::is_outdated(&is.text.replace("LimitCORE=0\n", ""), &is.text));
+}
+
+#[test]
+fn several_names_of_one_program_are_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dirs = ["a", "b", "c"].map(|name| scratch.path().join(name));
+    for dir in &dirs {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    for dir in &dirs[..2] {
+        let path = dir.join("tracecraftd");
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let first = dirs[0].join("tracecraftd");
+    std::os::unix::fs::symlink(&first, dirs[2].join("tracecraftd")).unwrap();
+    assert_eq!(program::different(&dirs), [first.clone(), dirs[1].join("tracecraftd")]);
+    assert_eq!(program::different(&[dirs[2].clone(), dirs[0].clone()]).len(), 1);
 }
 
 #[test]

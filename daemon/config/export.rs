@@ -52,6 +52,37 @@ impl Given<'_> {
         missing
     }
 
+    /// The settings that somebody has given, and where each came from.
+    pub(crate) fn said(&self) -> Vec<(&'static str, String)> {
+        let config = self.0;
+        let mut said = vec![(super::STORE.name, &config.store.origin)];
+        let remote = [
+            (super::ENDPOINT.name, &config.remote.endpoint),
+            (super::REGION.name, &config.remote.region),
+            (super::PROFILE.name, &config.remote.profile),
+        ];
+        said.extend(remote.iter().filter_map(|(key, it)| Some((*key, &it.as_ref()?.origin))));
+        said.extend([
+            (super::ALLOW_HTTP.name, &config.remote.allow_http.origin),
+            (super::INTERVAL_KEY.name, &config.interval.origin),
+            (super::STATE_DIR.name, &config.state_dir.origin),
+            (super::SOCKET.name, &config.socket.origin),
+            (super::LOG_KEY.name, &config.log.origin),
+            (super::REDACT.name, &config.redact.origin),
+            (super::MIN_FREE_SPACE_KEY.name, &config.min_free_space.origin),
+            (super::OUTBOX_MAX_KEY.name, &config.outbox_max.origin),
+            (super::COMPACTION.name, &config.compaction.origin),
+        ]);
+        said.extend(config.agents.iter().map(|(key, setting)| (key.name, &setting.origin)));
+        let given = said.into_iter().filter(|(_, origin)| **origin != Origin::Default);
+        given.map(|(key, origin)| (key, origin.to_string())).collect()
+    }
+
+    /// Whether there is a configuration file.
+    pub(crate) fn has_file(&self) -> bool {
+        self.0.file_exists
+    }
+
     /// The line of a key in the file, if it has it.
     pub(crate) fn line_of(&self, key: &str) -> Result<Option<usize>, ConfigError> {
         let content = file::read(&self.0.file.value, self.0.home())?.unwrap_or_default();

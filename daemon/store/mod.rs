@@ -24,6 +24,7 @@ mod suite;
 pub(crate) use counted::{Counted, Tally};
 pub(crate) use fs::FsStore;
 pub(crate) use retry::Retry;
+pub use s3::About;
 pub(crate) use s3::{S3Settings, S3Store, Signer, Transport, credentials, is_loopback};
 
 /// Longest key that every store takes: the limit of S3.

@@ -68,7 +68,7 @@ fn outside_of_the_library_little_of_it_is_named() {
         "ctl/main.rs",
         "use tracecraft::Config;",
         2,
-        "it may name ConfigError, Flags, api, paths, setup",
+        "it may name ConfigError, Flags, api, doctor, examine, paths, setup",
     );
     assert_broken("ctl/main.rs", "use tracecraft::{api::X, run};", 2, "`tracecraft::run`");
     assert_broken("tests/kill.rs", "use tracecraft::api::X;", 2, "it may name nothing");

@@ -110,6 +110,40 @@ impl From<TransportError> for Failure {
     }
 }
 
+/// What a failure is about: where a person has to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// The keys, or how long they are good.
+    Keys,
+    /// The bucket's name, its place or its region.
+    Bucket,
+    /// A right that the keys do not have. Some stores say the same of wrong keys.
+    Right,
+    /// This machine's clock.
+    Clock,
+    /// The way to the store, or the store's own trouble.
+    Way,
+}
+
+impl About {
+    pub(crate) fn of(error: &StoreError) -> About {
+        let failure = error.source.downcast_ref::<Failure>();
+        let status = failure.and_then(|failure| failure.status);
+        match failure.map_or("", |failure| failure.code.as_str()) {
+            "NoSuchBucket"
+            | "PermanentRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "IllegalLocationConstraintException"
+            | "IncorrectEndpoint" => About::Bucket,
+            "RequestTimeTooSkewed" => About::Clock,
+            _ if failure.is_some_and(Failure::is_about_keys) => About::Keys,
+            _ if status == Some(StatusCode::MOVED_PERMANENTLY) => About::Bucket,
+            _ if status.is_some() && error.kind == ErrorKind::Denied => About::Right,
+            _ => About::Way,
+        }
+    }
+}
+
 /// Where and for what a request was, as far as words need it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {

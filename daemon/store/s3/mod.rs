@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use rusoto_s3::{DeleteObjectRequest, GetObjectRequest, HeadObjectRequest, PutObjectRequest, S3};
 
+pub use self::errors::About;
 use self::errors::Failure;
 use self::multipart::{PIECES, Pieces};
 use self::requests::{Answer, Call, Requests};
@@ -60,6 +61,13 @@ pub(crate) struct S3Settings {
 }
 
 impl S3Settings {
+    /// [`Store::identity`] of the store that is there.
+    pub(crate) fn identity(&self) -> String {
+        let S3Settings { scheme, endpoint, bucket, project, .. } = self;
+        let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
+        format!("{scheme}://{host}/{bucket}/{project}")
+    }
+
     /// Whether the endpoint is this machine, over plain HTTP.
     fn is_loopback(&self) -> bool {
         let uri: Option<http::Uri> = self.endpoint.parse().ok();
@@ -105,9 +113,7 @@ impl S3Store {
         disk: Arc<dyn Disk>,
         blocking: Blocking,
     ) -> S3Store {
-        let S3Settings { scheme, endpoint, bucket, project, .. } = &settings;
-        let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
-        let identity = format!("{scheme}://{host}/{bucket}/{project}");
+        let identity = settings.identity();
         let requests = Requests::new(settings.clone(), transport, signer);
         S3Store {
             requests,

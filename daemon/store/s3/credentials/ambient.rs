@@ -69,6 +69,8 @@ pub(crate) struct Ambient {
     profile: Option<String>,
     pub(super) tools: Tools,
     pub(super) kept: sso::Kept,
+    /// Whether a login that is about to expire is renewed, and put back where AWS's tools find it.
+    pub(super) renews_logins: bool,
     /// Whether the machine's metadata service ever had keys for us: from then on its silence is an outage.
     on_instance: AtomicBool,
 }
@@ -124,7 +126,13 @@ impl Ambient {
         tools: Tools,
     ) -> Ambient {
         let on_instance = AtomicBool::new(false);
-        Ambient { environment, profile, tools, kept: sso::Kept::default(), on_instance }
+        let (kept, renews_logins) = (sso::Kept::default(), true);
+        Ambient { environment, profile, tools, kept, renews_logins, on_instance }
+    }
+
+    /// For who may not write: a login that is due for renewal gives no keys.
+    pub(crate) fn without_renewals(self) -> Ambient {
+        Ambient { renews_logins: false, ..self }
     }
 
     /// Both files, as they are now: people and tools write to them while we run.

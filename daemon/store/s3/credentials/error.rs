@@ -65,6 +65,14 @@ pub(crate) enum CredentialsError {
         /// The profile.
         profile: String,
     },
+    /// A login in the browser would have to be renewed, and whoever asks may not.
+    #[error(
+        "the login of the profile {profile:?} is due for renewal, which only the recorder does"
+    )]
+    Due {
+        /// The profile.
+        profile: String,
+    },
     /// The program that a profile names gave no keys.
     #[error("the credential_process of the profile {profile:?} {flaw}; run it by hand to see why")]
     Process {

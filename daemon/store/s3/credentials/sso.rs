@@ -61,7 +61,14 @@ pub(super) async fn keys(
     let path = path.join(format!("{}.json", hex_sha1(login.name.as_bytes())));
     let now = ambient.tools.clock.now();
     let mut token = found(ambient, &path).await?.ok_or_else(over)?;
-    if token.expires() < now + RENEW_BEFORE {
+    let is_due = token.expires() < now + RENEW_BEFORE;
+    if is_due && !ambient.renews_logins {
+        if token.expires() <= now {
+            let profile = profile.name.escape_debug().to_string();
+            let is_over = !token.is_renewable(now);
+            return Err(if is_over { over() } else { CredentialsError::Due { profile } });
+        }
+    } else if is_due {
         match renewed(ambient, profiles, profile, &login, &token, now).await {
             Ok(Some(new)) => {
                 keep(ambient, &path, &new).await;
@@ -132,7 +139,16 @@ impl Login {
     }
 }
 
+/// What a token needs to be renewed.
+const RENEWAL: [&str; 3] = ["clientId", "clientSecret", "refreshToken"];
+
 impl Token {
+    /// Whether another one can be had for it without a person.
+    fn is_renewable(&self, now: Timestamp) -> bool {
+        let registered = self.time("registrationExpiresAt").is_none_or(|until| now < until);
+        registered && RENEWAL.iter().all(|name| !self.text(name).is_empty())
+    }
+
     fn text(&self, name: &str) -> &str {
         self.0.get(name).and_then(Value::as_str).unwrap_or_default()
     }
@@ -169,10 +185,9 @@ async fn renewed(
     token: &Token,
     now: Timestamp,
 ) -> Result<Option<Token>, CredentialsError> {
-    let parts = ["clientId", "clientSecret", "refreshToken"].map(|name| token.text(name));
-    let registered = token.time("registrationExpiresAt").is_none_or(|until| now < until);
+    let parts = RENEWAL.map(|name| token.text(name));
     let [id, secret, refresh] = parts;
-    if !registered || parts.contains(&"") {
+    if !token.is_renewable(now) {
         return Ok(None);
     }
     let base = ambient.base(profiles, Some(profile), "AWS_ENDPOINT_URL_SSO_OIDC", "sso_oidc")?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::stand_in::{StandIn, World, later};
 use crate::durable::memory::{DiskFault, MemoryDisk};
-use crate::store::s3::credentials::Source;
+use crate::store::s3::credentials::{CredentialsError, Source};
 
 /// SHA-1 of `corp`, the name of the session, and of the start URL, which name the files of their tokens.
 const SESSION_TOKEN: &str = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json";
@@ -128,6 +128,24 @@ async fn t38_a_token_is_renewed_before_it_expires_and_put_back_for_the_tools_tha
     assert_eq!(stored["startUrl"], URL, "what is not ours stays as it was");
     world.keys().await.unwrap();
     assert_eq!(service.count("/token"), 1, "the renewed token is found");
+}
+
+#[tokio::test]
+async fn who_may_not_write_renews_no_login_and_says_so() {
+    let (world, service) = world().await;
+    let looks = || world.source().without_renewals();
+    let due = renewable("hush-old", &later(&world.clock, 4), &later(&world.clock, 10_000));
+    world.write(SESSION_TOKEN, &due.to_string());
+    looks().keys().await.unwrap();
+    assert_eq!(bearer(&service.asked()[0]), "hush-old", "it is good for a while yet");
+    let ended = renewable("hush-old", &later(&world.clock, -4), &later(&world.clock, 10_000));
+    world.write(SESSION_TOKEN, &ended.to_string());
+    let error = looks().keys().await.unwrap_err();
+    assert!(matches!(error, CredentialsError::Due { .. }), "{error}");
+    world.write(SESSION_TOKEN, &token("hush-a", &later(&world.clock, -1)).to_string());
+    let error = looks().keys().await.unwrap_err();
+    assert!(matches!(error, CredentialsError::Login { .. }), "{error}");
+    assert_eq!(service.count("/token"), 0);
 }
 
 #[tokio::test]
