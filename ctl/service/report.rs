@@ -15,23 +15,23 @@ use crate::text;
 
 /// What is known: the shape of `--json`.
 #[derive(Debug, Default, Serialize)]
-struct Report {
-    manager: &'static str,
-    installed: bool,
+pub(super) struct Report {
+    pub(super) manager: &'static str,
+    pub(super) installed: bool,
     /// Starts at login.
-    enabled: bool,
-    active: bool,
+    pub(super) enabled: bool,
+    pub(super) active: bool,
     /// The manager's own words.
-    state: String,
+    pub(super) state: String,
     /// Why it ended last, in the manager's word; `success` if nothing is wrong.
-    result: String,
-    pid: u32,
+    pub(super) result: String,
+    pub(super) pid: u32,
     /// Starts that a failure made necessary.
-    restarts: u64,
-    unit: Option<PathBuf>,
+    pub(super) restarts: u64,
+    pub(super) unit: Option<PathBuf>,
     /// What the daemon told the manager.
-    says: String,
-    notes: Vec<String>,
+    pub(super) says: String,
+    pub(super) notes: Vec<String>,
 }
 
 /// Tells; not running is exit code 3.
@@ -159,8 +159,9 @@ fn words(report: &Report, terminal: &Terminal) -> String {
     out
 }
 
-/// Hands over to the program that keeps the words.
-pub(super) fn logs(manager: &Manager, follow: bool, lines: u32) -> Result<(), Failure> {
+/// Hands over to the program that keeps the words. As JSON they are the journal's own, one entry a line; launchd keeps plain text
+/// and nothing else.
+pub(super) fn logs(manager: &Manager, follow: bool, lines: u32, json: bool) -> Result<(), Failure> {
     let lines = lines.to_string();
     let log = launchd::log_path(&super::install::home()?).display().to_string();
     let mut words = match manager {
@@ -172,7 +173,7 @@ pub(super) fn logs(manager: &Manager, follow: bool, lines: u32) -> Result<(), Fa
     }
     match manager {
         Manager::Launchd { .. } => words.push(&log),
-        _ => words.push("--no-pager"),
+        _ => words.extend(["--no-pager", "--output", if json { "json" } else { "short" }]),
     }
     match shell::show(&words) {
         Ok(Some(0)) => Ok(()),
