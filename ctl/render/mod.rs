@@ -73,10 +73,11 @@ fn problem(problem: &tracecraft::api::Problem, indent: &str, terminal: &Terminal
     out
 }
 
-/// A value behind a label of so many columns; what does not fit goes on below. One that is painted is left to the terminal.
+/// A value behind a label of so many columns; what does not fit goes on below. One that is painted, or has columns of its own, is
+/// left to the terminal.
 fn beside(label: usize, value: &str, terminal: &Terminal) -> String {
     match terminal.columns {
-        Some(columns) if !value.contains('\u{1b}') => {
+        Some(columns) if !value.contains('\u{1b}') && !value.contains("  ") => {
             text::wrap(value, columns - label).join(&format!("\n{:label$}", ""))
         }
         _ => value.to_owned(),
