@@ -103,12 +103,21 @@ Examples:
     #[command(after_help = "\
 Returns when everything that was there at the call is stored and named by a manifest.
 
+With --hook it is a command for agents' hooks: it reads what a hook says on
+standard input (or as its argument), has the session stored that this names, and
+is back within 100 ms, without waiting for that. It prints nothing and always
+exits with 0, daemon or no daemon. README.md has what to write where, by agent.
+
 Examples:
   tracecraftctl flush
-  tracecraftctl flush 3f2a && echo safe")]
+  tracecraftctl flush 3f2a && echo safe
+  echo '{\"session_id\": \"3f2a9c1e-0a5b-4c7d-9e8f-112233445566\"}' | tracecraftctl flush --hook")]
     Flush {
-        /// Session: id, key, or a unique prefix of the id; all when left out
+        /// Session: id, key, or a unique prefix of the id; all when left out. With --hook: what the hook says, as JSON
         id: Option<String>,
+        /// For agents' hooks: what to store is told on standard input; never waits, fails or prints
+        #[arg(long, conflicts_with = "json")]
+        hook: bool,
     },
 
     /// Look for what is wrong: configuration, store, service, machine
@@ -180,6 +189,8 @@ Examples:
 
     /// What it said
     #[command(after_help = "\
+--json has the journal's own entries, one a line; launchd's log is plain text.
+
 Examples:
   tracecraftctl service logs
   tracecraftctl service logs -f")]
@@ -280,11 +291,15 @@ mod tests {
     fn the_command_line_is_consistent_and_every_verb_has_examples() {
         Args::command().debug_assert();
         let command = Args::command();
-        let service = command.find_subcommand("service").unwrap();
-        for verb in command.get_subcommands().chain(service.get_subcommands()) {
+        let mut verbs = vec![&command];
+        let mut seen = 0;
+        while let Some(verb) = verbs.pop() {
+            seen += 1;
             let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:\n  tracecraftctl "), "{}", verb.get_name());
+            verbs.extend(verb.get_subcommands());
         }
+        assert!(seen > 12, "verbs below verbs were looked at, too: {seen}");
     }
 
     #[test]
@@ -306,6 +321,7 @@ mod tests {
             "c stat",
             "c service",
             "c service uninstall --force",
+            "c flush --hook --json",
         ] {
             let error = Args::try_parse_from(line.split(' ')).unwrap_err();
             assert!(error.use_stderr(), "{line}");

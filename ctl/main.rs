@@ -9,6 +9,7 @@ mod compact;
 mod doctor;
 mod events;
 mod failure;
+mod hook;
 mod lines;
 mod page;
 mod render;
@@ -21,6 +22,7 @@ mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use tracecraft::api::{Flushed, Session, SessionList, Status, exit, route};
@@ -31,14 +33,21 @@ use crate::failure::Failure;
 use crate::terminal::{Output, Terminal};
 
 fn main() -> ExitCode {
+    let began = Instant::now();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
             // clap knows which of its messages are data (help, version) and which are talk.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE });
+            // An agent may take the code of a usage error for an order to stop: a hook's command line has none.
+            let usage = error.use_stderr() && !hook::is_meant();
+            return ExitCode::from(if usage { exit::USAGE } else { exit::DONE });
         }
     };
+    if let Verb::Flush { id, hook: true } = &args.verb {
+        hook::run(id.as_deref(), args.socket.as_deref(), began);
+        return ExitCode::from(exit::DONE);
+    }
     let json = args.json;
     match run(args) {
         Ok(()) => ExitCode::from(exit::DONE),
@@ -100,7 +109,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let mut told = service::Told { json, terminal: &terminal, out: &mut out };
             service::run(verb, flag, &client, &mut told).await?;
         }
-        Verb::Flush { id } => {
+        Verb::Flush { id, hook: _ } => {
             let path = id
                 .as_ref()
                 .map_or(route::FLUSH.into(), |id| route::session(id, route::FLUSH_SESSION));

@@ -93,7 +93,13 @@ impl<'a, W: Write> Page<'a, W> {
                 self.speak(Who::Assistant, self.aside(), *at)?;
                 self.call(tool, &gist(input))
             }
-            Entry::Result { tool, failed, text, .. } => self.result(tool.as_deref(), *failed, text),
+            Entry::Result { at, tool, failed, text } => {
+                // A tail may begin with what somebody called for before.
+                if self.speaker.is_none() {
+                    self.speak(Who::Assistant, false, *at)?;
+                }
+                self.result(tool.as_deref(), *failed, text)
+            }
             Entry::Note { at, text } => {
                 self.day(*at)?;
                 self.speaker = None;

@@ -38,6 +38,9 @@ pub mod route {
     pub const FLUSH: &str = "/v1/flush";
     /// Last segment of the flush of one session: see [`FLUSH`].
     pub const FLUSH_SESSION: &str = "flush";
+    /// `POST /v1/hint?session=ID&path=PATH`: [`super::Hinted`], with 202 and before anything is done. For agents' hooks: each name
+    /// may be given several times or not at all, percent-encoded; ids count only whole, paths only as they are known.
+    pub const HINT: &str = "/v1/hint";
     /// `POST /v1/verify?deep=1&repair=1` and `POST /v1/sessions/<session>/verify?…`: a stream of [`super::Verifying`], one JSON
     /// document a line. The first is of all that the bucket holds.
     pub const VERIFY: &str = "/v1/verify";
@@ -46,17 +49,30 @@ pub mod route {
 
     /// The path of a session's route, e.g. `/v1/sessions/codex%2F01a2/stop`.
     pub fn session(session: &str, verb: &str) -> String {
-        let mut path = format!("{SESSIONS}/");
-        for byte in session.bytes() {
+        format!("{SESSIONS}/{}/{verb}", encode(session))
+    }
+
+    /// The path of a hint, e.g. `/v1/hint?session=01a2&path=%2Fhome%2Fme%2Fa.jsonl`.
+    pub fn hint<'a>(
+        sessions: impl Iterator<Item = &'a str>,
+        paths: impl Iterator<Item = &'a str>,
+    ) -> String {
+        let sessions = sessions.map(|session| format!("session={}", encode(session)));
+        let paths = paths.map(|path| format!("path={}", encode(path)));
+        let names: Vec<String> = sessions.chain(paths).collect();
+        if names.is_empty() { HINT.to_owned() } else { format!("{HINT}?{}", names.join("&")) }
+    }
+
+    fn encode(text: &str) -> String {
+        let mut encoded = String::with_capacity(text.len());
+        for byte in text.bytes() {
             if byte.is_ascii_alphanumeric() || b"-_.~@".contains(&byte) {
-                path.push(char::from(byte));
+                encoded.push(char::from(byte));
             } else {
-                path.push_str(&format!("%{byte:02X}"));
+                encoded.push_str(&format!("%{byte:02X}"));
             }
         }
-        path.push('/');
-        path.push_str(verb);
-        path
+        encoded
     }
 }
 
@@ -425,6 +441,27 @@ pub struct Flushed {
     pub parts: u64,
     /// Bytes stored by this flush.
     pub bytes: u64,
+}
+
+/// What `hint` answers: what is being flushed now that an agent's hook has said something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hinted {
+    /// How much of what the hook said was known.
+    pub flushing: Flushing,
+    /// Keys of the sessions that are flushed, where they are known.
+    pub sessions: Vec<String>,
+}
+
+/// What a hint leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flushing {
+    /// The sessions that it named.
+    Sessions,
+    /// Everything, as soon as the last time is long enough ago: what it named is not known yet, or it named nothing.
+    All,
+    /// Nothing: what it named is not recorded here.
+    Nothing,
 }
 
 /// Body of every answer whose status is not 2xx.

@@ -57,15 +57,44 @@ fn seconds_since(time: Option<&str>, terminal: &Terminal) -> Option<u64> {
 
 /// A problem: what is wrong, and on a line of its own what to do.
 fn problem(problem: &tracecraft::api::Problem, indent: &str, terminal: &Terminal) -> String {
-    let mut out =
-        format!("{indent}{} {}", terminal.paint(Ink::Bad, "!"), text::line(&problem.message));
-    if let Some(seconds) = seconds_since(Some(&problem.since), terminal) {
-        let since = format!(" (for {})", text::duration(seconds));
-        out.push_str(&terminal.paint(Ink::Faint, &since));
+    let mut words = text::line(&problem.message);
+    let since = seconds_since(Some(&problem.since), terminal)
+        .map(|seconds| format!(" (for {})", text::duration(seconds)))
+        .unwrap_or_default();
+    words.push_str(&since);
+    let mut out = marked(&terminal.paint(Ink::Bad, "!"), &words, indent, terminal);
+    if let Some(words) = out.strip_suffix(&since) {
+        out = words.to_owned() + &terminal.paint(Ink::Faint, &since);
     }
     out.push('\n');
     if let Some(hint) = &problem.hint {
-        out.push_str(&format!("{indent}  try: {}\n", text::line(hint)));
+        out.push_str(&fitted(&format!("{indent}  try: {}", text::line(hint)), terminal));
+        out.push('\n');
     }
     out
+}
+
+/// A value behind a label of so many columns; what does not fit goes on below. One that is painted, or has columns of its own, is
+/// left to the terminal.
+fn beside(label: usize, value: &str, terminal: &Terminal) -> String {
+    match terminal.columns {
+        Some(columns) if !value.contains('\u{1b}') && !value.contains("  ") => {
+            text::wrap(value, columns - label).join(&format!("\n{:label$}", ""))
+        }
+        _ => value.to_owned(),
+    }
+}
+
+/// Words behind a mark, which may be painted; what does not fit goes on below the first word.
+fn marked(mark: &str, words: &str, indent: &str, terminal: &Terminal) -> String {
+    let fitted = fitted(&format!("{indent}  {words}"), terminal);
+    format!("{indent}{mark} {}", fitted.trim_start())
+}
+
+/// A line as it fits the terminal, below its own beginning where it takes several; in a pipe as it is.
+fn fitted(line: &str, terminal: &Terminal) -> String {
+    match terminal.columns {
+        Some(columns) => text::wrap(line, columns).join("\n"),
+        None => line.to_owned(),
+    }
 }

@@ -59,6 +59,7 @@ pub(crate) fn head(session: &Session, terminal: &Terminal) -> String {
     let mut out = terminal.paint(Ink::Strong, &title) + "\n";
     let mut row = |label: &str, value: String| {
         let label = terminal.paint(Ink::Faint, &format!("{label:<10}"));
+        let value = super::beside(11, &value, terminal);
         out.push_str(&format!("{label} {value}\n"));
     };
     if let Some(cwd) = &session.cwd {

@@ -15,6 +15,7 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     out.push('\n');
     let mut row = |label: &str, value: &str| {
         let label = terminal.paint(Ink::Faint, &format!("{label:<LABEL_COLUMNS$}"));
+        let value = super::beside(LABEL_COLUMNS + 3, value, terminal);
         out.push_str(&format!("  {label} {value}\n"));
     };
     row("stored", &stored(status, terminal));
@@ -34,7 +35,8 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     row("state", &text::line(&terminal.path(&status.state_dir)));
     if !status.redact {
         let loud = "REDACTION IS OFF: secrets in transcripts are stored as they are";
-        out.push_str(&format!("\n  {}\n", terminal.paint(Ink::Bad, loud)));
+        let loud = super::fitted(&format!("  {loud}"), terminal);
+        out.push_str(&format!("\n{}\n", terminal.paint(Ink::Bad, &loud)));
     }
     if !status.problems.is_empty() {
         out.push('\n');
@@ -63,7 +65,10 @@ fn headline(status: &Status, terminal: &Terminal) -> String {
     format!(
         "{} {}\n",
         terminal.paint(ink, "●"),
-        terminal.paint(Ink::Strong, &format!("tracecraftd {version} {words}"))
+        terminal.paint(
+            Ink::Strong,
+            &super::beside(2, &format!("tracecraftd {version} {words}"), terminal)
+        )
     )
 }
 
@@ -199,9 +204,11 @@ fn watching(roots: &[Root], terminal: &Terminal) -> Vec<(&'static str, String)> 
             format!("{name}{gap}{path}{how}"),
         ));
     }
+    // An agent that has one of its directories is there; it makes the others when it needs them.
     let mut missing: Vec<String> = roots
         .iter()
         .filter(|root| root.coverage == Coverage::Missing)
+        .filter(|root| !there.iter().any(|other| other.harness == root.harness))
         .map(|root| text::line(&root.harness))
         .collect();
     missing.dedup();

@@ -9,8 +9,8 @@ use std::path::Path;
 use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use tracecraft::api::{
-    Coverage, ErrorBody, ErrorCode, Flushed, PROTOCOL, Pending, Phase, Problem, Progress, Remote,
-    Root, Session, SessionCounts, SessionList, SessionState, Status,
+    Coverage, ErrorBody, ErrorCode, Flushed, Flushing, Hinted, PROTOCOL, Pending, Phase, Problem,
+    Progress, Remote, Root, Session, SessionCounts, SessionList, SessionState, Status,
 };
 
 use super::*;
@@ -161,6 +161,18 @@ fn status_answers_whether_all_is_safe_and_what_to_do() {
 }
 
 #[test]
+fn a_narrow_terminal_cuts_no_word_of_status() {
+    for status in [status(), troubled_status(), remote_status("ignored")] {
+        for line in status::text(&status, &terminal(Some(40))).lines() {
+            let words = line.split("  ").map(str::trim).filter(|words| !words.is_empty());
+            let last = words.clone().last().unwrap_or_default();
+            let left_alone = words.count() > 2 || !last.contains(' ');
+            assert!(text::columns(line) <= 40 || left_alone, "{line}");
+        }
+    }
+}
+
+#[test]
 fn status_of_a_bucket_says_what_its_conditional_puts_mean_and_what_it_was_asked() {
     golden("status-remote.txt", &status::text(&remote_status("ignored"), &terminal(Some(80))));
     let says = |status: Status, words: &str| {
@@ -296,6 +308,9 @@ fn the_wire_shapes_are_those_of_the_golden_files() {
     check("status.json", &troubled_status());
     check("status-remote.json", &remote_status("honoured"));
     check("sessions.json", &SessionList { sessions: vec![one, list().sessions.remove(0)] });
+    check("session.json", &list().sessions.remove(1));
+    let hinted = Hinted { flushing: Flushing::Sessions, sessions: vec!["codex/01a2".into()] };
+    check("hinted.json", &hinted);
     check("flushed.json", &Flushed { sessions: 3, parts: 2, bytes: 4096 });
     let hint = Some("give more of the id".to_owned());
     let message = "01 is a prefix of 01a2 and 01b3".to_owned();

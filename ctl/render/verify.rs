@@ -2,6 +2,7 @@
 
 use tracecraft::api::{Finding, Verdict, Verified, VerifiedSums, Weight};
 
+use super::{fitted, marked};
 use crate::failure::Failure;
 use crate::terminal::{Ink, Terminal};
 use crate::text;
@@ -52,12 +53,13 @@ fn finding(found: &Finding, terminal: &Terminal) -> String {
         Weight::Note => terminal.paint(Ink::Faint, "-"),
     };
     let (object, message) = (text::line(&found.object), text::line(&found.message));
-    let mut out = format!("  {mark} {object} {message}\n");
+    let mut out = marked(&mark, &format!("{object} {message}"), "  ", terminal) + "\n";
+    let mut below = |words: String| out.push_str(&(fitted(&words, terminal) + "\n"));
     if let (Some(expected), Some(is)) = (&found.expected, &found.found) {
-        out.push_str(&format!("    expected {}, found {}\n", text::line(expected), text::line(is)));
+        below(format!("    expected {}, found {}", text::line(expected), text::line(is)));
     }
     if let Some(hint) = &found.hint {
-        out.push_str(&format!("    try: {}\n", text::line(hint)));
+        below(format!("    try: {}", text::line(hint)));
     }
     out
 }
@@ -113,6 +115,9 @@ pub(crate) fn failure(sums: &VerifiedSums) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracecraft::api::{ErrorBody, ErrorCode, Verifying};
+
+    use crate::render::json_line;
     use crate::render::tests::{golden, terminal};
     use tracecraft::api::exit;
 
@@ -176,6 +181,27 @@ mod tests {
             + &sums(&sums_of(5, 1, 2), &t)
             + &sums(&sums_of(5, 0, 0), &t);
         golden("verify.txt", &told);
+        for columns in [40, 60, 80] {
+            let several = |line: &str| line.split_whitespace().count() > 2;
+            let long = |line: &&str| text::columns(line) > columns && several(line);
+            let narrow = session(&more, false, &terminal(Some(columns)));
+            let mut findings = narrow.lines().skip(1);
+            assert_eq!(findings.find(long), None, "{columns} columns");
+        }
+        let events = [
+            Verifying::Working { done_sessions: 1, total_sessions: 2, done_bytes: 4096 },
+            Verifying::Session { session: more },
+            Verifying::Done { sums: sums_of(1, 1, 0) },
+            Verifying::Failed {
+                error: ErrorBody {
+                    code: ErrorCode::Busy,
+                    message: "a verification is under way".into(),
+                    hint: None,
+                },
+            },
+        ];
+        let lines: String = events.iter().map(|event| json_line(event) + "\n").collect();
+        golden("verify.jsonl", &lines);
     }
 
     #[test]

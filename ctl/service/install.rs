@@ -25,22 +25,22 @@ const ASKS_MAX: u32 = 100;
 
 /// What came of it: the shape of `--json`.
 #[derive(Debug, Serialize)]
-struct Installed {
-    manager: &'static str,
+pub(super) struct Installed {
+    pub(super) manager: &'static str,
     /// The units, or the property list.
-    units: Vec<PathBuf>,
+    pub(super) units: Vec<PathBuf>,
     /// They came with a package.
-    packaged: bool,
-    program: Option<PathBuf>,
-    config: PathBuf,
+    pub(super) packaged: bool,
+    pub(super) program: Option<PathBuf>,
+    pub(super) config: PathBuf,
     /// Keys that were written into the configuration.
-    written: Vec<&'static str>,
-    socket: PathBuf,
-    store: String,
-    pid: u32,
-    version: String,
+    pub(super) written: Vec<&'static str>,
+    pub(super) socket: PathBuf,
+    pub(super) store: String,
+    pub(super) pid: u32,
+    pub(super) version: String,
     /// What a person should know.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Installs, enables, starts.
@@ -190,6 +190,13 @@ fn with_systemd(
     Ok(())
 }
 
+/// What came of a restart: the shape of `--json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Restarted {
+    pub(super) pid: u32,
+    pub(super) version: String,
+}
+
 /// Stops and starts what is installed.
 pub(super) async fn restart(
     manager: &Manager,
@@ -223,11 +230,6 @@ pub(super) async fn restart(
         Manager::None(_) => {}
     }
     let status = answers(client).await?;
-    #[derive(Serialize)]
-    struct Restarted {
-        pid: u32,
-        version: String,
-    }
     let done = Restarted { pid: status.pid, version: status.version };
     told.answer(&done, |_| {
         format!("restarted: tracecraftd {}, process {}\n", text::line(&done.version), done.pid)

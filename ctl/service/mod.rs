@@ -77,7 +77,7 @@ pub(crate) async fn run(
             uninstall::run(&manager, found, uninstall::Purge { purge, force }, client, told).await
         }
         Service::Status => report::status(&manager, told),
-        Service::Logs { follow, lines } => report::logs(&manager, follow, lines),
+        Service::Logs { follow, lines } => report::logs(&manager, follow, lines, told.json),
         Service::Restart => install::restart(&manager, client, told).await,
     }
 }

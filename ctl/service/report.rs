@@ -159,8 +159,9 @@ fn words(report: &Report, terminal: &Terminal) -> String {
     out
 }
 
-/// Hands over to the program that keeps the words.
-pub(super) fn logs(manager: &Manager, follow: bool, lines: u32) -> Result<(), Failure> {
+/// Hands over to the program that keeps the words. As JSON they are the journal's own, one entry a line; launchd keeps plain text
+/// and nothing else.
+pub(super) fn logs(manager: &Manager, follow: bool, lines: u32, json: bool) -> Result<(), Failure> {
     let lines = lines.to_string();
     let log = launchd::log_path(&super::install::home()?).display().to_string();
     let mut words = match manager {
@@ -172,7 +173,7 @@ pub(super) fn logs(manager: &Manager, follow: bool, lines: u32) -> Result<(), Fa
     }
     match manager {
         Manager::Launchd { .. } => words.push(&log),
-        _ => words.push("--no-pager"),
+        _ => words.extend(["--no-pager", "--output", if json { "json" } else { "short" }]),
     }
     match shell::show(&words) {
         Ok(Some(0)) => Ok(()),

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use tracecraft::setup::{Survey, Vars};
 
+use crate::render::json;
+use crate::render::tests::golden;
+
 use super::manager::{Facts, Manager, decide};
-use super::{examine, launchd, manager, program, report, shell, systemd, uninstall};
+use super::{examine, install, launchd, manager, program, report, shell, systemd, uninstall};
 
 fn vars(all: &[(&str, &str)]) -> Vars {
     all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
@@ -26,6 +29,45 @@ fn survey(socket: &str) -> Survey {
         credentials: vec![],
         unseen: vec![],
     }
+}
+
+#[test]
+fn the_shapes_of_json_are_those_of_the_golden_files() {
+    let units = ["/home/ada/.config/systemd/user/tracecraftd.service".into()];
+    let installed = install::Installed {
+        manager: "systemd",
+        units: units.to_vec(),
+        packaged: false,
+        program: Some("/home/ada/bin/tracecraftd".into()),
+        config: "/home/ada/.config/tracecraft/config.toml".into(),
+        written: vec!["codex_home"],
+        socket: RUN.into(),
+        store: "file:///b".into(),
+        pid: 67,
+        version: "0.1.0".into(),
+        notes: vec!["it ends when you log out".into()],
+    };
+    golden("service-install.json", &json(&installed));
+    let report = report::Report {
+        manager: "systemd",
+        installed: true,
+        enabled: true,
+        active: false,
+        state: "failed (failed)".into(),
+        result: "exit-code".into(),
+        pid: 0,
+        restarts: 3,
+        unit: Some(units[0].clone()),
+        says: "recording: everything is safe".into(),
+        notes: vec!["its socket has failed, too".into()],
+    };
+    golden("service-status.json", &json(&report));
+    golden("service-restart.json", &json(&install::Restarted { pid: 68, version: "0.1.0".into() }));
+    let state = "/home/ada/.local/state/tracecraft".into();
+    let kept = vec![uninstall::Kept { what: "state", path: state }];
+    let removed = units.to_vec();
+    let done = uninstall::Uninstalled { manager: "systemd", removed, kept };
+    golden("service-uninstall.json", &json(&done));
 }
 
 const RUN: &str = "/run/user/7/tracecraft/tracecraftd.sock";

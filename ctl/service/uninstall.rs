@@ -32,17 +32,17 @@ pub(super) struct Purge {
 
 /// What came of it: the shape of `--json`.
 #[derive(Debug, Serialize)]
-struct Uninstalled {
-    manager: &'static str,
-    removed: Vec<PathBuf>,
+pub(super) struct Uninstalled {
+    pub(super) manager: &'static str,
+    pub(super) removed: Vec<PathBuf>,
     /// What is still there, and why.
-    kept: Vec<Kept>,
+    pub(super) kept: Vec<Kept>,
 }
 
 #[derive(Debug, Serialize)]
-struct Kept {
-    what: &'static str,
-    path: String,
+pub(super) struct Kept {
+    pub(super) what: &'static str,
+    pub(super) path: String,
 }
 
 /// Stops, disables, removes. A configuration that cannot be read keeps nobody from removing the service; it is needed to purge.

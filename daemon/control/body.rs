@@ -31,10 +31,19 @@ pub(crate) struct Broken(String);
 
 /// A JSON document, ended by a newline for whoever reads it in a terminal.
 pub(super) fn document(value: &impl Serialize) -> Reply {
+    with_status(StatusCode::OK, value)
+}
+
+/// The same for what is only begun.
+pub(super) fn accepted(value: &impl Serialize) -> Reply {
+    with_status(StatusCode::ACCEPTED, value)
+}
+
+fn with_status(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_vec(value) {
         Ok(mut json) => {
             json.push(b'\n');
-            reply(StatusCode::OK, "application/json", full(json))
+            reply(status, "application/json", full(json))
         }
         Err(error) => failure(&ErrorBody {
             code: ErrorCode::Internal,

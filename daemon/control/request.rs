@@ -1,9 +1,17 @@
 //! What a request asks for: method, path and query as a [`Route`]. Pure; knows neither bodies nor the mirror.
 
+use std::path::PathBuf;
+
 use hyper::{HeaderMap, Method, Uri};
 
 use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, route};
-use crate::mirror::handle::Options;
+use crate::mirror::handle::{Hint, Options};
+
+/// Names of one kind in a hint: a session and its sub-agent are two.
+const HINTED_NAMES_MAX: usize = 8;
+
+/// Longest name in a hint: no path of the system is longer.
+const HINTED_BYTES_MAX: usize = 4096;
 
 /// A request that is understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +32,8 @@ pub(super) enum Route {
     Verify { id: Option<String>, options: Options },
     /// `POST /v1/flush`, `POST /v1/sessions/<session>/flush`
     Flush { id: Option<String> },
+    /// `POST /v1/hint`
+    Hint(Hint),
 }
 
 impl Route {
@@ -36,6 +46,12 @@ impl Route {
             route::SESSIONS => expect(method, Method::GET, path).and(query.end(Route::List)),
             route::FLUSH => {
                 expect(method, Method::POST, path).and(query.end(Route::Flush { id: None }))
+            }
+            route::HINT => {
+                expect(method, Method::POST, path)?;
+                let sessions = query.names("session")?;
+                let paths = query.names("path")?.into_iter().map(PathBuf::from).collect();
+                query.end(Route::Hint(Hint { sessions, paths }))
             }
             route::VERIFY => {
                 expect(method, Method::POST, path)?;
@@ -68,7 +84,7 @@ impl Route {
             _ => return Err(no_route(path)),
         };
         expect(method, wanted, path)?;
-        let id = decode(session)?;
+        let id = decode(session, "session in the path")?;
         match verb {
             route::CONTENT => {
                 let generation = query.number("generation")?;
@@ -132,8 +148,8 @@ fn no_route(path: &str) -> ErrorBody {
     }
 }
 
-/// Undoes percent-encoding once: `codex%2Fa%257Eb` is the key `codex/a%7Eb`.
-fn decode(segment: &str) -> Result<String, ErrorBody> {
+/// Undoes percent-encoding once: `codex%2Fa%257Eb` is the key `codex/a%7Eb`. `what` is for a person who is refused.
+fn decode(segment: &str, what: &str) -> Result<String, ErrorBody> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -143,18 +159,17 @@ fn decode(segment: &str) -> Result<String, ErrorBody> {
             continue;
         }
         let digits = after.get(..2).and_then(|pair| Some((hex(pair[0])?, hex(pair[1])?)));
-        let (high, low) = digits
-            .ok_or_else(|| bad("the session in the path has a % without two hex digits".into()))?;
+        let (high, low) =
+            digits.ok_or_else(|| bad(format!("the {what} has a % without two hex digits")))?;
         bytes.push(high << 4 | low);
         rest = &after[2..];
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| bad("the session in the path is not UTF-8".to_owned()))?;
+    let text = String::from_utf8(bytes).map_err(|_| bad(format!("the {what} is not UTF-8")))?;
     if text.is_empty() {
-        return Err(bad("the path names no session".into()));
+        return Err(bad(format!("the {what} is empty")));
     }
     if text.chars().any(char::is_control) {
-        return Err(bad("the session in the path has control characters".into()));
+        return Err(bad(format!("the {what} has control characters")));
     }
     Ok(text)
 }
@@ -200,6 +215,24 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// All values of a name, which may be none.
+    fn names(&mut self, name: &str) -> Result<Vec<String>, ErrorBody> {
+        let (own, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.0).into_iter().partition(|(key, _)| *key == name);
+        self.0 = others;
+        if own.len() > HINTED_NAMES_MAX {
+            return Err(bad(format!("{name} is given more than {HINTED_NAMES_MAX} times")));
+        }
+        let decoded = own.into_iter().map(|(_, value)| decode(value, name));
+        decoded
+            .map(|value| {
+                let value = value?;
+                let short = value.len() <= HINTED_BYTES_MAX;
+                short.then_some(value).ok_or_else(|| bad(format!("a {name} is too long")))
+            })
+            .collect()
+    }
+
     fn options(&mut self) -> Result<Options, ErrorBody> {
         Ok(Options { deep: self.flag("deep")?, repair: self.flag("repair")? })
     }
@@ -241,6 +274,13 @@ mod tests {
             post("/v1/sessions/codex%2Fa/compact?keep_tail=4"),
             Ok(Route::Compact { id: id(), keep_tail: 4 })
         );
+        let hint = |sessions: &[&str], paths: &[&str]| {
+            let sessions = sessions.iter().map(|&session| session.to_owned()).collect();
+            Ok(Route::Hint(Hint { sessions, paths: paths.iter().map(PathBuf::from).collect() }))
+        };
+        assert_eq!(post("/v1/hint"), hint(&[], &[]));
+        let uri = route::hint(["a&b", "c"].into_iter(), ["/x y/é=.jsonl"].into_iter());
+        assert_eq!(post(&uri), hint(&["a&b", "c"], &["/x y/é=.jsonl"]));
         let options = Options { deep: true, repair: false };
         assert_eq!(post("/v1/verify?deep=1"), Ok(Route::Verify { id: None, options }));
         let options = Options { deep: false, repair: true };
@@ -268,7 +308,14 @@ mod tests {
             assert_eq!(code(get(uri)), ErrorCode::NoSuchRoute, "{uri}");
         }
         assert_eq!(code(post("/v1/verify?deep=2")), ErrorCode::BadRequest);
-        for uri in ["/v1/flush", "/v1/verify", "/v1/sessions/a/stop", "/v1/sessions/a/compact"] {
+        let long = format!("/v1/hint?path={}", "a".repeat(HINTED_BYTES_MAX + 1));
+        let many = format!("/v1/hint?{}", "session=a&".repeat(HINTED_NAMES_MAX + 1));
+        for uri in [&long, &many, "/v1/hint?path=", "/v1/hint?path=%1B", "/v1/hint?cwd=%2F"] {
+            assert_eq!(code(post(uri)), ErrorCode::BadRequest, "{uri}");
+        }
+        for uri in
+            ["/v1/flush", "/v1/verify", "/v1/hint", "/v1/sessions/a/stop", "/v1/sessions/a/compact"]
+        {
             assert_eq!(code(get(uri)), ErrorCode::MethodNotAllowed, "{uri}");
         }
         assert_eq!(code(post("/v1/status")), ErrorCode::MethodNotAllowed);

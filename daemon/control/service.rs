@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Body;
@@ -24,7 +25,7 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::body::{self, Reply};
 use super::request::{self, Route};
-use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER};
+use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, route};
 use crate::mirror::handle::Mirror;
 
 /// Requests that answer at once and are under way together. They have their own count, so that `status` answers also when
@@ -109,7 +110,9 @@ impl ControlService {
             | Route::Stop { .. }
             | Route::Flush { .. } => (stacks.long, LONG_TIMEOUT),
             Route::Content { .. } => (stacks.replay, REPLAY_TIMEOUT),
-            Route::Status | Route::List | Route::Start { .. } => (stacks.quick, QUICK_TIMEOUT),
+            Route::Status | Route::List | Route::Start { .. } | Route::Hint(_) => {
+                (stacks.quick, QUICK_TIMEOUT)
+            }
         };
         stack.oneshot(route).await.map_err(|error| limited(&error, limit))
     }
@@ -131,14 +134,21 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let service = self.clone();
-        Box::pin(async move {
+        let is_hint = request.uri().path() == route::HINT;
+        let mut answer: Self::Future = Box::pin(async move {
             let mut reply = match service.respond(request).await {
                 Ok(reply) => reply,
                 Err(error) => body::failure(&error),
             };
             reply.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from(PROTOCOL));
             Ok(reply)
-        })
+        });
+        // Who hints may be gone already (its time is up before a busy daemon reads), and hyper drops the answer to such a request
+        // without a look at it. So a hint reaches the mirror, which its first step brings about, here and now.
+        match is_hint.then(|| (&mut answer).now_or_never()).flatten() {
+            Some(done) => Box::pin(std::future::ready(done)),
+            None => answer,
+        }
     }
 }
 
@@ -161,6 +171,7 @@ async fn answer(mirror: Mirror, replays: Arc<Semaphore>, route: Route) -> Result
         Route::Stop { id } => mirror.stop(id).await.map(|session| body::document(&session)),
         Route::Start { id } => mirror.start(id).await.map(|session| body::document(&session)),
         Route::Flush { id } => mirror.flush(id).await.map(|flushed| body::document(&flushed)),
+        Route::Hint(hint) => mirror.hint(hint).await.map(|hinted| body::accepted(&hinted)),
     };
     Ok(reply.unwrap_or_else(|error| body::failure(&error)))
 }

@@ -14,14 +14,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::service::{BODY_BYTES_MAX, LONG_TIMEOUT, QUICK_TIMEOUT, REPLAYS_MAX};
 use super::*;
 use crate::api::{
-    ErrorBody, ErrorCode, Flushed, PROTOCOL, PROTOCOL_HEADER, Pending, Phase, Progress,
-    SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status, VerifiedSums,
-    Verifying,
+    ErrorBody, ErrorCode, Flushed, Flushing, Hinted, PROTOCOL, PROTOCOL_HEADER, Pending, Phase,
+    Progress, SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status,
+    VerifiedSums, Verifying,
 };
 use crate::control::body::Reply;
 use crate::mirror::handle::{Command, Replay};
@@ -109,6 +109,10 @@ fn mirror() -> Mirror {
                         _ => Err(no_such(&id)),
                     };
                     drop(reply.send(answer));
+                }
+                Command::Hint { hint, reply } => {
+                    let hinted = Hinted { flushing: Flushing::Sessions, sessions: hint.sessions };
+                    drop(reply.send(Ok(hinted)));
                 }
                 Command::Flush { id, reply } => {
                     let sessions = if id.is_some() { 1 } else { 7 };
@@ -215,6 +219,9 @@ async fn every_route_answers_in_its_shape_and_names_the_protocol() {
     }
     assert_eq!(read::<Flushed>(post("/v1/flush").await).await.sessions, 7);
     assert_eq!(read::<Flushed>(post("/v1/sessions/a/flush").await).await.sessions, 1);
+    let reply = post("/v1/hint?session=a&path=%2Fa").await;
+    assert_eq!(reply.status(), StatusCode::ACCEPTED);
+    assert_eq!(read::<Hinted>(reply).await.sessions, ["a"]);
 }
 
 #[tokio::test]
@@ -512,4 +519,15 @@ async fn t66_a_shutdown_waits_for_answers_but_not_for_ever() {
     assert_eq!(UnixStream::connect(&path).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(read_all(hanging).await.is_empty());
     drop(idle);
+}
+
+#[tokio::test]
+async fn a_hint_reaches_the_mirror_also_when_its_client_is_gone() {
+    let (mirror, mut queue) = Mirror::new();
+    let mut service = ControlService::new(mirror);
+    let request = Request::post("/v1/hint?session=a").body(Empty::<Bytes>::new()).unwrap();
+    // As hyper does with a request whose client it finds gone.
+    drop(service.call(request));
+    let command = queue.try_recv();
+    assert!(matches!(command, Ok(Command::Hint { hint, .. }) if hint.sessions == ["a"]));
 }

@@ -35,6 +35,7 @@ impl Engine {
             }
             Command::Stop { id, reply } => self.stop(&id, reply),
             Command::Start { id, reply } => drop(reply.send(self.start(&id))),
+            Command::Hint { hint, reply } => drop(reply.send(Ok(self.hint(&hint)))),
             Command::Flush { id: None, reply } => self.flush_all(Some(reply)),
             Command::Flush { id: Some(id), reply } => match self.current(&id) {
                 Ok(key) => {

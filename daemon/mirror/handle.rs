@@ -3,11 +3,13 @@
 //! The mirror's task owns the state; nothing else touches it. A command that is dropped by a stopping mirror answers
 //! [`ErrorCode::Unavailable`].
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::{
-    ErrorBody, ErrorCode, Flushed, Progress, Session, SessionList, Status, Verifying,
+    ErrorBody, ErrorCode, Flushed, Hinted, Progress, Session, SessionList, Status, Verifying,
 };
 
 /// What a command answers when it fails: the wire form at once, since only the control socket asks.
@@ -40,6 +42,17 @@ pub(crate) enum Command {
     Start { id: String, reply: oneshot::Sender<Answer<Session>> },
     /// Everything that is there now is stored and named by a manifest when this answers.
     Flush { id: Option<String>, reply: oneshot::Sender<Answer<Flushed>> },
+    /// An agent's hook has said something; answers before anything is done.
+    Hint { hint: Hint, reply: oneshot::Sender<Answer<Hinted>> },
+}
+
+/// What a hook said of its session. Hostile: see `hint`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hint {
+    /// Ids as the agent has them.
+    pub(crate) sessions: Vec<String>,
+    /// Paths of transcripts.
+    pub(crate) paths: Vec<PathBuf>,
 }
 
 /// How far a verification goes.
@@ -130,6 +143,11 @@ impl Mirror {
     /// See [`Command::Flush`].
     pub(crate) async fn flush(&self, id: Option<String>) -> Answer<Flushed> {
         self.ask(|reply| Command::Flush { id, reply }).await
+    }
+
+    /// See [`Command::Hint`].
+    pub(crate) async fn hint(&self, hint: Hint) -> Answer<Hinted> {
+        self.ask(|reply| Command::Hint { hint, reply }).await
     }
 
     async fn ask<T>(

@@ -18,6 +18,7 @@ mod deliver;
 mod find;
 mod follow;
 pub(crate) mod handle;
+mod hint;
 mod interface;
 mod kin;
 mod look;
@@ -242,6 +243,8 @@ pub(crate) struct Engine {
     leaving: BTreeMap<SessionKey, Instant>,
 
     waiters: Vec<wait::Waiter>,
+    /// Flushes of everything that hooks asked for.
+    hinted: hint::Asked,
     verification: Option<verify::Verification>,
     problems: BTreeMap<ProblemKey, Problem>,
     progress_at: Instant,
@@ -336,6 +339,7 @@ impl Engine {
             deletes: None,
             leaving: BTreeMap::new(),
             waiters: Vec::new(),
+            hinted: hint::Asked::default(),
             verification: None,
             problems: BTreeMap::new(),
             progress_at: now,
@@ -439,6 +443,7 @@ impl Engine {
         }
         // Before work is started: an answer may ask for more of it, and nothing else would wake the loop for that.
         self.answer_waiters();
+        self.start_hinted();
         self.fire_timers();
         self.start_capture();
         // Before the sends: a repair waits until nobody sends its session, and they would always be faster.
@@ -519,6 +524,7 @@ impl Engine {
         earlier(self.compaction_due());
         earlier(self.leaving_due());
         earlier(self.place_at);
+        earlier(self.hinted.due());
         earlier(self.drain_until);
         if self.settings.once {
             earlier(Some(self.progress_at + ONCE_STALL));

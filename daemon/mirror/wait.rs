@@ -35,7 +35,7 @@ pub(super) struct Waiter {
 /// Whom to tell, and what.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// A signal asked.
+    /// A signal or a hook asked.
     Nobody,
     /// What a flush stored.
     Flushed(oneshot::Sender<Answer<Flushed>>),
@@ -192,6 +192,10 @@ impl Engine {
         }
         if waiter.unlooked.as_ref().is_some_and(|keys| !keys.is_empty()) {
             return false;
+        }
+        // Where nobody waits, nothing is kept for an outage: what is left follows when the store is back, asked for or not.
+        if matches!(waiter.reply, Reply::Nobody) && self.store_is_away() {
+            return true;
         }
         if waiter.targets.is_empty() {
             let sessions = self.state.state().sessions.iter();

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use self::others::{Others, Second, reference_acts};
 use self::world::{STATE, World};
-use super::handle::{Mirror, Options};
+use super::handle::{Hint, Mirror, Options};
 use super::{Engine, Fatal, Signal, Summary};
 use crate::api::{Finding, Verifying, Weight};
 use crate::durable::Disk;
@@ -231,7 +231,8 @@ impl Play {
             }
             80..=83 => self.compact().await?,
             84..=85 => self.verify_meanwhile().await?,
-            86..=88 => self.flush(Duration::from_secs(20)).await?,
+            86..=87 => self.flush(Duration::from_secs(20)).await?,
+            88 => self.hint().await?,
             89..=91 => self.set_faults(),
             92..=93 => self.stop_and_start().await?,
             94..=95 => self.drain().await?,
@@ -284,6 +285,16 @@ impl Play {
             Some(finding) => Err(format!("verified meanwhile: {finding:?}")),
             None => Ok(()),
         }
+    }
+
+    /// A hook runs at any moment, and is gone before anything comes of it.
+    async fn hint(&mut self) -> Result<(), String> {
+        let known = self.world.rng.bool() && !self.world.sources.is_empty();
+        let id = known.then(|| format!("s{}", self.world.rng.usize(..self.world.sources.len())));
+        self.say(format!("a hook names {id:?}"));
+        let hint = Hint { sessions: id.into_iter().collect(), paths: Vec::new() };
+        let ask = async |mirror: Mirror| mirror.hint(hint.clone()).await;
+        self.ask(Duration::from_millis(1), ask).await.map(drop)
     }
 
     async fn flush(&mut self, within: Duration) -> Result<(), String> {
