@@ -3,6 +3,7 @@
 //! Everything that comes from a transcript, a path or a bucket goes through [`crate::text`] before it is printed.
 
 pub(crate) mod compact;
+pub(crate) mod event;
 pub(crate) mod list;
 pub(crate) mod meter;
 pub(crate) mod session;
@@ -30,7 +31,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> String {
 }
 
 /// JSON leaves some characters as they are that a terminal obeys; the same string can be written without them.
-fn harmless(json: &str) -> String {
+pub(crate) fn harmless(json: &str) -> String {
     if !json.chars().any(|character| character != '\n' && text::is_hostile(character)) {
         return json.to_owned();
     }
@@ -54,6 +55,12 @@ fn seconds_since(time: Option<&str>, terminal: &Terminal) -> Option<u64> {
     Some(u64::try_from(terminal.now.duration_since(time).as_secs()).unwrap_or(0))
 }
 
+/// Seconds to a time of the wire; `None` where it is over, or no time.
+fn seconds_until(time: Option<&str>, terminal: &Terminal) -> Option<u64> {
+    let time: Timestamp = time?.parse().ok()?;
+    u64::try_from(time.duration_since(terminal.now).as_secs()).ok().filter(|wait| *wait > 0)
+}
+
 /// A problem: what is wrong, and on a line of its own what to do.
 fn problem(problem: &tracecraft::api::Problem, indent: &str, terminal: &Terminal) -> String {
     let mut out =
@@ -61,6 +68,10 @@ fn problem(problem: &tracecraft::api::Problem, indent: &str, terminal: &Terminal
     if let Some(seconds) = seconds_since(Some(&problem.since), terminal) {
         let since = format!(" (for {})", text::duration(seconds));
         out.push_str(&terminal.paint(Ink::Faint, &since));
+    }
+    if let Some(seconds) = seconds_until(problem.next_try_at.as_deref(), terminal) {
+        let again = format!(", next try in {}", text::age(seconds));
+        out.push_str(&terminal.paint(Ink::Faint, &again));
     }
     out.push('\n');
     if let Some(hint) = &problem.hint {
