@@ -11,12 +11,14 @@ mod failure;
 mod lines;
 mod page;
 mod render;
+mod screen;
 mod service;
 mod show;
 mod terminal;
 mod text;
 mod transcript;
 mod verify;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -73,6 +75,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let list: SessionList = client.get(route::SESSIONS, QUICK_TIMEOUT).await?;
             print(&mut out, json, &list, || render::list::text(&list, &terminal))?;
         }
+        Verb::Watch => watch::run(&client, json, &terminal, &mut out).await?,
         Verb::Show(show) => show::run(&client, &show, json, &terminal, &mut out).await?,
         Verb::Verify(verify) => verify::run(&client, &verify, json, &terminal, &mut out).await?,
         Verb::Compact { id, keep_tail } => {
