@@ -110,6 +110,33 @@ fn what_happens_is_told_as_it_happens_and_the_stream_ends_with_the_daemon() {
 }
 
 #[test]
+fn a_store_that_is_away_is_told_with_the_next_try_and_so_is_its_return() {
+    let home = Home::new();
+    let planted = Planted::exact_only(1);
+    let mut one = Transcript::new(&home, "codex", 1, 7);
+    one.grow(&planted, 1);
+    home.once();
+    let away = home.bucket().with_extension("away");
+    fs::rename(home.bucket(), &away).unwrap();
+    one.grow(&planted, 1);
+    let _daemon = Daemon::start(&home, &["--interval", "100ms"]);
+    let watch = Watch::start(&home, "watch.jsonl", &["--json"]);
+    let shown = watch.wait_for("the problem to be shown", |event| {
+        let problems = event["status"]["problems"].as_array();
+        problems.is_some_and(|all| all.iter().any(|problem| problem["next_try_at"].is_string()))
+    });
+    assert_eq!(shown["status"]["problems"][0]["code"], "store_unavailable");
+    assert!(shown["status"]["pending"]["parts"].as_u64() > Some(0), "{shown}");
+    fs::rename(&away, home.bucket()).unwrap();
+    watch.wait_for("its end to be told", |event| {
+        is(event, "problem_over") && event["code"] == "store_unavailable"
+    });
+    watch.wait_for("everything to be stored", |event| {
+        is(event, "status") && event["status"]["pending"]["parts"] == 0
+    });
+}
+
+#[test]
 fn without_a_terminal_watch_prints_a_line_an_event() {
     let home = Home::new();
     let _daemon = Daemon::start(&home, &["--interval", "100ms"]);
