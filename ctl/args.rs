@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   tracecraftctl status                 is it working, is everything safe
+  tracecraftctl watch                  the same, live
   tracecraftctl list                   every session, newest first
   tracecraftctl show 3f2a --tail 20    the end of a conversation
   tracecraftctl flush                  store now what is not stored yet
@@ -45,6 +46,19 @@ Examples:
   tracecraftctl status
   tracecraftctl status --json | jq '.problems[].message'")]
     Status,
+
+    /// The status as it changes, and what happens, until you end it
+    #[command(after_help = "\
+On a terminal: the status, drawn again in place, and below it the newest events.
+Elsewhere: a line for each event. With --json: the daemon's stream as it comes,
+one JSON document a line, which begins with a snapshot of the status. A daemon
+that restarts is waited for. Ctrl-C ends it with exit code 0.
+
+Examples:
+  tracecraftctl watch
+  tracecraftctl watch | grep problem
+  tracecraftctl watch --json | jq -r 'select(.event == \"stored\").id'")]
+    Watch,
 
     /// Every session that is known, newest first
     #[command(after_help = "\

@@ -183,7 +183,7 @@ impl Client {
         }
     }
 
-    fn silent(&self, limit: Duration) -> Failure {
+    pub(crate) fn silent(&self, limit: Duration) -> Failure {
         Failure::failed(format!(
             "the daemon at {} is there but did not answer within {} s",
             self.socket.display(),

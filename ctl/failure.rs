@@ -110,6 +110,17 @@ impl Failure {
         &self.what
     }
 
+    /// Whether the daemon refused with this code.
+    pub(crate) fn is(&self, code: ErrorCode) -> bool {
+        self.body.as_ref().is_some_and(|body| body.code == code)
+    }
+
+    /// Whether the daemon may be there in a moment: it is not running, or was just being stopped or started.
+    pub(crate) fn may_pass(&self) -> bool {
+        let refused = self.body.as_ref().is_none_or(|body| body.code == ErrorCode::Unavailable);
+        refused && [exit::NOT_RUNNING, exit::FAILED].contains(&self.exit)
+    }
+
     /// For the shell.
     pub(crate) fn exit(&self) -> u8 {
         self.exit

@@ -13,12 +13,14 @@ mod hook;
 mod lines;
 mod page;
 mod render;
+mod screen;
 mod service;
 mod show;
 mod terminal;
 mod text;
 mod transcript;
 mod verify;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -86,6 +88,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let list: SessionList = client.get(route::SESSIONS, QUICK_TIMEOUT).await?;
             print(&mut out, json, &list, || render::list::text(&list, &terminal))?;
         }
+        Verb::Watch => watch::run(&client, json, &terminal, &mut out).await?,
         Verb::Show(show) => show::run(&client, &show, json, &terminal, &mut out).await?,
         Verb::Verify(verify) => verify::run(&client, &verify, json, &terminal, &mut out).await?,
         Verb::Compact { id, keep_tail } => {

@@ -5,8 +5,11 @@
 //! do not change [`PROTOCOL`]; a removal or a change of meaning does, and so does a new variant of a state, a phase or a
 //! coverage, which an older client could not read.
 
+mod live;
+
 use std::collections::BTreeMap;
 
+pub use live::{Event, Usage};
 use serde::{Deserialize, Serialize};
 
 /// Number of the control protocol. The daemon names it in `GET /v1/status` and in the [`PROTOCOL_HEADER`] of every answer.
@@ -46,6 +49,11 @@ pub mod route {
     pub const VERIFY: &str = "/v1/verify";
     /// Last segment of the verification of one session, with all its generations: see [`VERIFY`].
     pub const VERIFY_SESSION: &str = "verify";
+
+    /// `GET`: a stream of [`super::Event`], one JSON document a line, until the daemon stops.
+    pub const EVENTS: &str = "/v1/events";
+    /// `GET`: what monitoring reads, in the text format of Prometheus, 0.0.4. Not below `/v1`, because its form is not ours.
+    pub const METRICS: &str = "/metrics";
 
     /// The path of a session's route, e.g. `/v1/sessions/codex%2F01a2/stop`.
     pub fn session(session: &str, verb: &str) -> String {
@@ -116,6 +124,16 @@ pub struct Status {
     pub pending: Pending,
     /// When something was last stored, RFC 3339; `None` before the first.
     pub last_stored_at: Option<String>,
+    /// When a look at what was new last ended with everything stored that it found, RFC 3339; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_flush_at: Option<String>,
+    /// What the daemon uses of its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// For how long the daemon's loop has not come round although it was asked to: something hangs, and all else here is as
+    /// it was before. Absent when the daemon gets on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_seconds: Option<u64>,
     /// What is known of a store that is not on this machine; absent for one that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<Remote>,
@@ -220,6 +238,9 @@ pub struct Problem {
     pub hint: Option<String>,
     /// Since when, RFC 3339.
     pub since: String,
+    /// When the daemon tries again, RFC 3339; absent where it does not, or does so all the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_at: Option<String>,
 }
 
 /// What `GET /v1/sessions` answers.

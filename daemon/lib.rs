@@ -12,6 +12,7 @@ mod error;
 mod harness;
 mod instance;
 mod ledger;
+mod log;
 mod mirror;
 mod outbox;
 mod part;
@@ -22,6 +23,7 @@ mod source;
 mod state;
 mod store;
 mod systemd;
+mod usage;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,7 @@ use self::durable::{Blocking, Disk, OsDisk};
 pub use self::error::RunError;
 use self::harness::{Env, Harness, Root};
 use self::instance::{Instance, InstanceError};
+pub use self::log::{SetLog, start_log};
 use self::mirror::handle::{Command, Mirror};
 use self::mirror::{
     Automatic, Engine, Numbers, RootsFinder, Settings, Signal, Summary, SystemClock, Tiers, Tools,
@@ -62,9 +65,6 @@ pub enum Mode {
     /// Mirror everything that is there now, and end (`--once`).
     Once,
 }
-
-/// Changes the log filter of the running process, when the configuration is read again. The filter was validated.
-pub type SetLog = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Signals that wait for the mirror: a person sends a few.
 const SIGNALS_MAX: usize = 8;
@@ -121,6 +121,7 @@ pub async fn run(
     let watcher = (mode == Mode::Daemon).then(|| Watcher::start(hints.clone()));
     let roots = roots(&config);
     let finder = RootsFinder::new(databases.clone(), harness::all(), roots.clone(), watcher);
+    let (mirror, commands) = Mirror::new();
     let tools = Tools {
         store,
         tally,
@@ -133,13 +134,12 @@ pub async fn run(
         blocking: Blocking::Pool,
         reading: Blocking::worker("capture")?,
         scan_began: Arc::default(),
-        pulse: Arc::default(),
+        pulse: mirror.pulse().clone(),
     };
     let settings = settings(&config, mode, state_dir);
     if !settings.redact {
         warn!("redact = false: secrets are stored as they are");
     }
-    let (mirror, commands) = Mirror::new();
     match mode {
         Mode::Once => {
             let engine = Engine::open(tools, settings)?;

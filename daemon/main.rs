@@ -1,18 +1,17 @@
-//! `tracecraftd`: flags, logging, runtime, exit code.
+//! `tracecraftd`: flags, runtime, exit code.
 //!
 //! Owns what belongs to the process as a whole; everything else is [`tracecraft::run`].
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use tracecraft::paths::Environment;
-use tracecraft::{Config, Flags, Handed, Mode, RunError, SetLog};
-use tracing_subscriber::EnvFilter;
+use tracecraft::{Config, Flags, Handed, Mode, RunError, start_log};
 
 /// Threads of the runtime. The work waits for disk and network; more threads would only cost memory, since the allocator
 /// keeps an arena for each.
@@ -35,7 +34,7 @@ Examples:
 
 Environment (a flag beats it, it beats the configuration file):
   TRACECRAFT_CONFIG  TRACECRAFT_STORE  TRACECRAFT_INTERVAL
-  TRACECRAFT_STATE_DIR  TRACECRAFT_SOCKET  TRACECRAFT_LOG
+  TRACECRAFT_STATE_DIR  TRACECRAFT_SOCKET  TRACECRAFT_LOG  TRACECRAFT_LOG_FORMAT
   AWS_ENDPOINT_URL  AWS_REGION  AWS_PROFILE  and all else that AWS's own tools know, for s3://
 
 Signals:
@@ -81,6 +80,10 @@ struct Args {
     /// What is logged: error, warn, info, debug, trace, or target=level with commas [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<OsString>,
+
+    /// How it is written: text, or json for programs [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<OsString>,
 }
 
 fn main() -> ExitCode {
@@ -117,6 +120,7 @@ fn start(args: Args, handed: Handed) -> Result<(), RunError> {
         state_dir: args.state_dir,
         socket: args.socket,
         log: args.log,
+        log_format: args.log_format,
     };
     let config = Config::resolve(flags, Environment::of_process()?)?;
     if args.check {
@@ -125,7 +129,7 @@ fn start(args: Args, handed: Handed) -> Result<(), RunError> {
         let _ = io::stdout().write_all(text.as_bytes());
         return Ok(());
     }
-    let set_log = start_log(config.log());
+    let set_log = start_log(&config);
     let mode = if args.once { Mode::Once } else { Mode::Daemon };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -140,40 +144,6 @@ fn start(args: Args, handed: Handed) -> Result<(), RunError> {
         let _ = writeln!(io::stdout(), "{}", printable(&summary));
     }
     Ok(())
-}
-
-/// Logs to standard error; colour only where a person sees it, time only where nobody else adds it.
-fn start_log(filter: &str) -> SetLog {
-    let colour =
-        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    // A log that cannot be written (a full disk, a closed pipe) must not end the recorder: the subscriber's own complaint
-    // about it would go to the same place, and panic.
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parse_filter(filter))
-        .with_writer(io::stderr)
-        .with_ansi(colour)
-        .log_internal_errors(false);
-    // Set by the service manager when standard error is its journal, which has the time of each line.
-    if std::env::var_os("JOURNAL_STREAM").is_some() && !io::stderr().is_terminal() {
-        let builder = builder.without_time().with_filter_reloading();
-        let handle = builder.reload_handle();
-        install(builder.finish());
-        Box::new(move |filter| drop(handle.reload(parse_filter(filter))))
-    } else {
-        let builder = builder.with_filter_reloading();
-        let handle = builder.reload_handle();
-        install(builder.finish());
-        Box::new(move |filter| drop(handle.reload(parse_filter(filter))))
-    }
-}
-
-fn install(subscriber: impl tracing::Subscriber + Send + Sync) {
-    tracing::subscriber::set_global_default(subscriber)
-        .expect("this is the only place that installs one, and it runs once");
-}
-
-fn parse_filter(filter: &str) -> EnvFilter {
-    EnvFilter::builder().parse_lossy(filter)
 }
 
 /// Prints the chain of an error once, and what to do about it.

@@ -65,9 +65,10 @@ fn text(bytes: &[u8]) -> &str {
 #[test]
 fn each_verb_asks_for_its_route() {
     let refusal = http("503 Service Unavailable", "", r#"{"code":"unavailable","message":"no"}"#);
-    let table: [(&[&str], &str); 9] = [
+    let table: [(&[&str], &str); 10] = [
         (&["status"], "GET /v1/status HTTP/1.1"),
         (&["list"], "GET /v1/sessions HTTP/1.1"),
+        (&["watch"], "GET /v1/events HTTP/1.1"),
         (&["show", "codex/a%~@"], "GET /v1/sessions/codex%2Fa%25~@/content HTTP/1.1"),
         (
             &["show", "a", "--raw", "--tail", "3", "--generation", "2"],

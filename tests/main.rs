@@ -47,4 +47,5 @@ mod tidy;
 mod verify;
 mod verify_bucket;
 mod verify_deep;
+mod watch;
 mod weeks;

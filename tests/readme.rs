@@ -22,6 +22,7 @@ const TOUR: &str = "## Five minutes";
 const NOT_RUN: &[(&str, &str)] = &[
     ("tracecraftctl service install", "needs a user manager: tests/service.rs"),
     ("TRACECRAFT_STORE=s3://", "needs a server: tests/bucket.rs"),
+    ("tracecraftctl doctor", "tells of the machine that it runs on: tests/doctor.rs"),
 ];
 
 /// What differs from run to run, and what stands for it when outputs are compared.

@@ -17,7 +17,7 @@ use symbols::Symbols;
 /// What each module of the library may name of its siblings: `daemon/ARCHITECTURE.md` says why. An entry with `::` allows only
 /// what is below that path. Arrows point downwards: a module may not name one that may name it.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("control", &["api", "mirror::handle"]),
+    ("control", &["api", "mirror::handle", "usage"]),
     (
         "mirror",
         &[
@@ -40,6 +40,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("durable", &[]),
     ("watch", &[]),
     ("instance", &[]),
+    // Where the log goes is a setting.
+    ("log", &["config"]),
+    // What the process uses; who wants to know is nothing to it.
+    ("usage", &[]),
     ("shutdown", &[]),
     ("paths", &[]),
     ("api", &[]),

@@ -31,8 +31,8 @@ use crate::terminal::{Output, Terminal};
 /// For the service manager: a question or two to a bus.
 const SERVICE_MAX: Duration = Duration::from_secs(8);
 
-/// For the daemon. One that is alive answers within milliseconds.
-const DAEMON_MAX: Duration = Duration::from_secs(5);
+/// For the daemon. One that is alive answers within milliseconds, and one whose loop hangs says so after 5 s.
+const DAEMON_MAX: Duration = Duration::from_secs(7);
 
 /// What is asked with.
 pub(crate) struct Asked<'a> {

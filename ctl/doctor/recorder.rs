@@ -69,6 +69,12 @@ fn answered(status: &Status, found: &Found) -> Vec<Check> {
     let Status { version, pid, uptime_seconds, .. } = status;
     let since = text::duration(*uptime_seconds);
     checks.push(match status.phase {
+        _ if status.stalled_seconds.is_some() => {
+            let stalled = text::duration(status.stalled_seconds.unwrap_or_default());
+            let what =
+                format!("process {pid} answers, and its loop has not come round for {stalled}");
+            wrong(Code::Daemon, what, restart(found, Some(*pid)))
+        }
         Phase::Starting if *uptime_seconds > STARTING_SECONDS_MAX => warning(
             Code::Daemon,
             format!("process {pid} answers, and has been looking for sessions for {since}"),

@@ -116,6 +116,9 @@ fn status() -> Status {
         stored_bytes: 9,
         pending: Pending::default(),
         last_stored_at: Some("2026-07-02T09:59:00Z".into()),
+        last_flush_at: None,
+        stalled_seconds: None,
+        usage: None,
         remote: None,
         problems: vec![],
     }
@@ -279,9 +282,11 @@ fn a_daemon_that_is_silent_strange_or_gone_is_each_told_so() {
     assert_eq!(answered(|it| it.store = "file:///b".into()), [(Code::Settings, Warning)]);
     assert_eq!(answered(|it| it.redact = false), [(Code::Settings, Warning)]);
     assert_eq!(answered(|it| it.phase = Phase::Starting), [(Code::Daemon, Warning)]);
+    assert_eq!(answered(|it| it.stalled_seconds = Some(40)), [(Code::Daemon, Wrong)]);
     fn problem(it: &mut Status) {
         let (code, message) = ("disk_full".to_owned(), "no room".to_owned());
-        it.problems = vec![Problem { code, message, hint: None, since: String::new() }];
+        it.problems =
+            vec![Problem { code, message, hint: None, since: String::new(), next_try_at: None }];
     }
     assert_eq!(answered(problem), [(Code::Problem, Wrong)]);
     let told_already = |it: &mut Status| {

@@ -4,6 +4,7 @@
 
 pub(crate) mod compact;
 pub(crate) mod doctor;
+pub(crate) mod event;
 pub(crate) mod list;
 pub(crate) mod meter;
 pub(crate) mod session;
@@ -31,7 +32,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> String {
 }
 
 /// JSON leaves some characters as they are that a terminal obeys; the same string can be written without them.
-fn harmless(json: &str) -> String {
+pub(crate) fn harmless(json: &str) -> String {
     if !json.chars().any(|character| character != '\n' && text::is_hostile(character)) {
         return json.to_owned();
     }
@@ -55,16 +56,25 @@ fn seconds_since(time: Option<&str>, terminal: &Terminal) -> Option<u64> {
     Some(u64::try_from(terminal.now.duration_since(time).as_secs()).unwrap_or(0))
 }
 
+/// Seconds to a time of the wire; `None` where it is over, or no time.
+fn seconds_until(time: Option<&str>, terminal: &Terminal) -> Option<u64> {
+    let time: Timestamp = time?.parse().ok()?;
+    u64::try_from(time.duration_since(terminal.now).as_secs()).ok().filter(|wait| *wait > 0)
+}
+
 /// A problem: what is wrong, and on a line of its own what to do.
 fn problem(problem: &tracecraft::api::Problem, indent: &str, terminal: &Terminal) -> String {
-    let mut words = text::line(&problem.message);
-    let since = seconds_since(Some(&problem.since), terminal)
-        .map(|seconds| format!(" (for {})", text::duration(seconds)))
-        .unwrap_or_default();
-    words.push_str(&since);
+    let mut when = String::new();
+    if let Some(seconds) = seconds_since(Some(&problem.since), terminal) {
+        when.push_str(&format!(" (for {})", text::duration(seconds)));
+    }
+    if let Some(seconds) = seconds_until(problem.next_try_at.as_deref(), terminal) {
+        when.push_str(&format!(", next try in {}", text::age(seconds)));
+    }
+    let words = text::line(&problem.message) + &when;
     let mut out = marked(&terminal.paint(Ink::Bad, "!"), &words, indent, terminal);
-    if let Some(words) = out.strip_suffix(&since) {
-        out = words.to_owned() + &terminal.paint(Ink::Faint, &since);
+    if let Some(words) = out.strip_suffix(&when) {
+        out = words.to_owned() + &terminal.paint(Ink::Faint, &when);
     }
     out.push('\n');
     if let Some(hint) = &problem.hint {

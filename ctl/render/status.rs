@@ -20,6 +20,9 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     };
     row("stored", &stored(status, terminal));
     row("pending", &pending(status, terminal));
+    if let Some(words) = flushed(status, terminal) {
+        row("flushed", &words);
+    }
     row("sessions", &sessions(status));
     row("store", &text::line(&terminal.path_in_url(&status.store)));
     for words in status.remote.iter().flat_map(|known| remote(known, terminal)) {
@@ -32,7 +35,14 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
         row(label, &value);
     }
     row("running", &running(status));
+    if let Some(words) = usage(status) {
+        row("", &words);
+    }
     row("state", &text::line(&terminal.path(&status.state_dir)));
+    if status.stalled_seconds.is_some() {
+        let advice = "try: look at its log for what it waits for, then restart it; what is shown here is from before";
+        out.push_str(&format!("\n  {advice}\n"));
+    }
     if !status.redact {
         let loud = "REDACTION IS OFF: secrets in transcripts are stored as they are";
         let loud = super::fitted(&format!("  {loud}"), terminal);
@@ -51,6 +61,10 @@ fn headline(status: &Status, terminal: &Terminal) -> String {
     let version = text::line(&status.version);
     let problems = status.problems.len() as u64;
     let (ink, words) = match status.phase {
+        _ if status.stalled_seconds.is_some() => {
+            let since = text::duration(status.stalled_seconds.unwrap_or(0));
+            (Ink::Bad, format!("does not get on: its loop has not come round for {since}"))
+        }
         Phase::Stopping => (Ink::Warn, "is stopping: it stores what is left".to_owned()),
         _ if problems > 0 => {
             let needs = text::count(problems, "problem needs", "problems need");
@@ -220,6 +234,21 @@ fn watching(roots: &[Root], terminal: &Terminal) -> Vec<(&'static str, String)> 
         ));
     }
     rows
+}
+
+/// When all that was new was last stored. Parts that wait are told of already.
+fn flushed(status: &Status, terminal: &Terminal) -> Option<String> {
+    let seconds = seconds_since(status.last_flush_at.as_deref(), terminal)?;
+    Some(format!("{} ago: all that was new was stored then", text::age(seconds)))
+}
+
+/// What the daemon costs its machine.
+fn usage(status: &Status) -> Option<String> {
+    let usage = status.usage.as_ref()?;
+    let mut words: Vec<String> = Vec::new();
+    words.extend(usage.resident_bytes.map(|bytes| format!("{} of memory", text::bytes(bytes))));
+    words.push(format!("{:.1} s of CPU ({:.2} %)", usage.cpu_seconds, usage.cpu_percent));
+    Some(format!("uses {}", words.join(", ")))
 }
 
 fn running(status: &Status) -> String {

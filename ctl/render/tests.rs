@@ -9,8 +9,9 @@ use std::path::Path;
 use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use tracecraft::api::{
-    Coverage, ErrorBody, ErrorCode, Flushed, Flushing, Hinted, PROTOCOL, Pending, Phase, Problem,
-    Progress, Remote, Root, Session, SessionCounts, SessionList, SessionState, Status,
+    Coverage, ErrorBody, ErrorCode, Event, Flushed, Flushing, Hinted, PROTOCOL, Pending, Phase,
+    Problem, Progress, Remote, Root, Session, SessionCounts, SessionList, SessionState, Status,
+    Usage,
 };
 
 use super::*;
@@ -43,6 +44,7 @@ fn trouble(code: &str, message: &str, hint: Option<&str>) -> Problem {
         message: message.into(),
         hint: hint.map(str::to_owned),
         since: "2026-07-02T09:57:00Z".into(),
+        next_try_at: None,
     }
 }
 
@@ -71,6 +73,14 @@ fn status() -> Status {
         stored_bytes: 124_151_234,
         pending: Pending::default(),
         last_stored_at: Some("2026-07-02T09:59:56Z".into()),
+        last_flush_at: Some("2026-07-02T09:59:57Z".into()),
+        usage: Some(Usage {
+            resident_bytes: Some(19_293_798),
+            cpu_seconds: 4.25,
+            cpu_percent: 0.04,
+            descriptors: Some(21),
+        }),
+        stalled_seconds: None,
         remote: None,
         problems: vec![],
     }
@@ -85,12 +95,16 @@ fn troubled_status() -> Status {
         sessions: SessionCounts { total: 7, live: 1, pending: 2, stopped: 0, excluded: 0 },
         pending: Pending { parts: 12, bytes: 3_145_728, oldest_seconds: Some(200) },
         last_stored_at: None,
+        last_flush_at: None,
         problems: vec![
-            trouble(
-                "store_unavailable",
-                "s3://flight/recorder does not answer",
-                Some("look at the network; what is captured is kept and sent later"),
-            ),
+            Problem {
+                next_try_at: Some("2026-07-02T10:00:12Z".into()),
+                ..trouble(
+                    "store_unavailable",
+                    "s3://flight/recorder does not answer",
+                    Some("look at the network; what is captured is kept and sent later"),
+                )
+            },
             trouble("redaction_off", "secrets are stored as they are", None),
         ],
         ..status()
@@ -207,9 +221,60 @@ fn the_first_line_of_status_is_the_verdict() {
     assert!(first(starting).ends_with("is starting: it looks for sessions"));
     let stopping = Status { phase: Phase::Stopping, ..troubled_status() };
     assert!(first(stopping).ends_with("is stopping: it stores what is left"));
+    let stalled = Status { stalled_seconds: Some(185), ..status() };
+    assert!(first(stalled).ends_with("does not get on: its loop has not come round for 3 min"));
     let pending = Pending { parts: 1, bytes: 1, oldest_seconds: None };
     assert!(!first(Status { pending, ..status() }).contains("safe"));
     assert!(first(troubled_status()).ends_with("is recording: 2 problems need attention"));
+}
+
+fn events() -> Vec<Event> {
+    let at = || "2026-07-02T09:59:58Z".to_owned();
+    let (harness, id) = (|| "codex".to_owned(), || "01a202ff".to_owned());
+    let problem = trouble("store_unavailable", "s3://flight/recorder does not answer", None);
+    vec![
+        Event::Status { status: Box::new(status()) },
+        Event::Phase { at: at(), phase: Phase::Recording },
+        Event::Found { at: at(), harness: harness(), id: id() },
+        Event::Stored { at: at(), harness: harness(), id: id(), seq: 3, bytes: 2048 },
+        Event::Problem { object: String::new(), problem },
+        Event::ProblemOver { at: at(), object: "codex/01a202ff".into(), code: "not_sent".into() },
+        Event::Missed { events: 17 },
+        Event::Heartbeat,
+    ]
+}
+
+#[test]
+fn events_are_lines_for_people_and_documents_for_programs() {
+    let lines = |event: &Event| Some(event::line(event, &terminal(None))? + "\n");
+    golden("events.txt", &events().iter().filter_map(lines).collect::<String>());
+    let json: Vec<String> = events().iter().map(json_line).collect();
+    golden("events.jsonl", &(json.join("\n") + "\n"));
+    for (line, event) in json.iter().zip(events()) {
+        assert_eq!(serde_json::from_str::<Event>(line).unwrap(), event);
+    }
+    let newer = r#"{"event":"restored","at":"2026-07-02T09:59:58Z","what":{"is":"new"}}"#;
+    assert_eq!(serde_json::from_str::<Event>(newer).unwrap(), Event::Unknown);
+}
+
+#[test]
+fn the_head_of_the_screen_says_when_nobody_answers() {
+    let terminal = terminal(Some(80));
+    let head = event::head(Some(&status()), Some(61), &terminal);
+    assert!(head.starts_with("the daemon does not answer for 1 min: waiting for it."), "{head}");
+    assert!(head.ends_with(&status::text(&status(), &terminal)), "{head}");
+}
+
+#[test]
+fn a_status_of_an_older_daemon_is_read_without_what_it_does_not_say() {
+    let mut old = serde_json::to_value(troubled_status()).unwrap();
+    let whole = old.as_object_mut().unwrap();
+    for name in ["usage", "last_flush_at", "stalled_seconds"] {
+        whole.remove(name);
+    }
+    let old: Status = serde_json::from_value(old).unwrap();
+    assert_eq!((&old.usage, &old.last_flush_at, old.stalled_seconds), (&None, &None, None));
+    assert!(!status::text(&old, &terminal(None)).contains("of memory"));
 }
 
 #[test]
@@ -334,6 +399,7 @@ fn no_text_from_outside_reaches_a_terminal_as_a_command() {
         message: evil.into(),
         hint: Some(evil.into()),
         since: evil.into(),
+        next_try_at: Some(evil.into()),
     };
     let evil_session = Session {
         source_path: evil.into(),
@@ -358,6 +424,13 @@ fn no_text_from_outside_reaches_a_terminal_as_a_command() {
         problems: vec![evil_problem],
         ..status()
     };
+    let text = || evil.to_owned();
+    let evil_events = [
+        Event::Found { at: text(), harness: text(), id: text() },
+        Event::Stored { at: text(), harness: text(), id: text(), seq: 1, bytes: 1 },
+        Event::Problem { object: text(), problem: evil_status.problems[0].clone() },
+        Event::ProblemOver { at: text(), object: text(), code: text() },
+    ];
     let evil_list = SessionList { sessions: vec![evil_session.clone(), evil_session.clone()] };
     for columns in [None, Some(80)] {
         let terminal = terminal(columns);
@@ -367,6 +440,8 @@ fn no_text_from_outside_reaches_a_terminal_as_a_command() {
             session::stopped(&evil_session, &terminal),
             session::started(&evil_session, &terminal),
             session::head(&evil_session, &terminal),
+            event::head(Some(&evil_status), Some(1), &terminal),
+            evil_events.iter().filter_map(|event| event::line(event, &terminal)).collect(),
             json(&evil_status),
             json(&evil_list),
         ] {

@@ -49,6 +49,8 @@ impl Given<'_> {
         add(super::STATE_DIR.name, &config.state_dir.origin, path(&config.state_dir.value));
         add(super::SOCKET.name, &config.socket.origin, path(&config.socket.value));
         add(super::LOG_KEY.name, &config.log.origin, config.log.value.clone());
+        let format = config.log_format.value.to_string();
+        add(super::LOG_FORMAT.name, &config.log_format.origin, format);
         missing
     }
 

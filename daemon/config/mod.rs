@@ -21,11 +21,10 @@ pub(crate) use self::agents::agent_keys;
 pub use self::error::ConfigError;
 pub(crate) use self::export::Given;
 use self::file::{FileContent, Value};
-#[allow(unused_imports, reason = "the mirror is not there yet")]
 pub(crate) use self::rules::{Decision, Rules};
 pub(crate) use self::store_url::{StoreUrl, endpoint};
 use self::values::Bad;
-pub(crate) use self::values::Compaction;
+pub(crate) use self::values::{Compaction, LogFormat};
 use crate::paths::{self, Environment};
 
 /// Time between flushes. Short enough that little is lost with the laptop, long enough to be idle in between.
@@ -75,6 +74,12 @@ const SOCKET: Key = Key {
 };
 const LOG_KEY: Key =
     Key { name: "log", flag: Some("--log"), var: Some("TRACECRAFT_LOG"), example: "\"info\"" };
+const LOG_FORMAT: Key = Key {
+    name: "log_format",
+    flag: Some("--log-format"),
+    var: Some("TRACECRAFT_LOG_FORMAT"),
+    example: "\"text\"",
+};
 const ENDPOINT: Key =
     Key { name: "endpoint", flag: None, var: None, example: "\"https://minio.example:9000\"" };
 const REGION: Key = Key { name: "region", flag: None, var: None, example: "\"eu-west-1\"" };
@@ -88,7 +93,7 @@ const OUTBOX_MAX_KEY: Key =
 const COMPACTION: Key = Key { name: "compaction", flag: None, var: None, example: "\"auto\"" };
 
 /// All keys, in the order in which `--check` shows them.
-const KEYS: [&Key; 18] = [
+const KEYS: [&Key; 19] = [
     &STORE,
     &ENDPOINT,
     &REGION,
@@ -98,6 +103,7 @@ const KEYS: [&Key; 18] = [
     &STATE_DIR,
     &SOCKET,
     &LOG_KEY,
+    &LOG_FORMAT,
     &REDACT,
     &MIN_FREE_SPACE_KEY,
     &OUTBOX_MAX_KEY,
@@ -124,6 +130,8 @@ pub struct Flags {
     pub socket: Option<OsString>,
     /// `--log`
     pub log: Option<OsString>,
+    /// `--log-format`
+    pub log_format: Option<OsString>,
 }
 
 impl Flags {
@@ -134,6 +142,7 @@ impl Flags {
             "state_dir" => self.state_dir.as_ref(),
             "socket" => self.socket.as_ref(),
             "log" => self.log.as_ref(),
+            "log_format" => self.log_format.as_ref(),
             _ => None,
         }
     }
@@ -190,6 +199,8 @@ pub struct Config {
     pub(crate) socket: Setting<PathBuf>,
     /// Log filter. Valid.
     pub(crate) log: Setting<String>,
+    /// How log lines are written.
+    pub(crate) log_format: Setting<LogFormat>,
     /// Whether secrets are removed.
     pub(crate) redact: Setting<bool>,
     /// Bytes of the disk that stay free.
@@ -256,6 +267,7 @@ impl Config {
             interval: sources.text(&INTERVAL_KEY, values::interval, || INTERVAL)?,
             socket: sources.path(&SOCKET, || environment.default_socket(&state_dir.value))?,
             log: sources.text(&LOG_KEY, values::log_filter, || LOG.to_owned())?,
+            log_format: sources.text(&LOG_FORMAT, values::log_format, || LogFormat::Text)?,
             redact: sources.flag(&REDACT, true),
             min_free_space: sources.text(&MIN_FREE_SPACE_KEY, values::size, || MIN_FREE_SPACE)?,
             outbox_max: sources.text(&OUTBOX_MAX_KEY, outbox_max, || OUTBOX_MAX)?,
@@ -287,6 +299,7 @@ impl Config {
             (self.remote.allow_http.value != new.remote.allow_http.value, ALLOW_HTTP.name),
             (self.state_dir.value != new.state_dir.value, STATE_DIR.name),
             (self.socket.value != new.socket.value, SOCKET.name),
+            (self.log_format.value != new.log_format.value, LOG_FORMAT.name),
         ];
         let agents = AGENTS.iter().map(|(key, _)| {
             let of = |config: &Config| {
@@ -347,6 +360,7 @@ impl Config {
             row(&STATE_DIR, &self.state_dir, path(&self.state_dir)),
             row(&SOCKET, &self.socket, path(&self.socket)),
             row(&LOG_KEY, &self.log, self.log.value.clone()),
+            row(&LOG_FORMAT, &self.log_format, self.log_format.value.to_string()),
             row(&REDACT, &self.redact, self.redact.value.to_string()),
             row(
                 &MIN_FREE_SPACE_KEY,

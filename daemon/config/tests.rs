@@ -128,7 +128,7 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
         ("state-dir = \"/x\"", "F:1: unknown key \"state-dir\" | did you mean state_dir?"),
         (
             "colour = 1",
-            "F:1: unknown key \"colour\" | the keys are store, endpoint, region, profile, allow_http, interval, state_dir, socket, log, redact, \
+            "F:1: unknown key \"colour\" | the keys are store, endpoint, region, profile, allow_http, interval, state_dir, socket, log, log_format, redact, \
              min_free_space, outbox_max, compaction, claude_config_dir, codex_home, openclaw_state_dir, openclaw_home, hermes_home, include, exclude",
         ),
         (
@@ -512,6 +512,7 @@ fn check_shows_every_value_with_its_origin_in_columns() {
             "state_dir ~/.local/state/tracecraft default",
             "socket ~/.local/state/tracecraft/run/tracecraftd.sock default",
             "log debug environment TRACECRAFT_LOG",
+            "log_format text default",
             "redact false ~/.config/tracecraft/config.toml:1",
             "min_free_space 1GiB default",
             "outbox_max 256MiB default",

@@ -162,6 +162,39 @@ pub(crate) fn compaction(text: &str) -> Result<Compaction, Bad> {
     }
 }
 
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people, and for a journal.
+    Text,
+    /// A JSON document a line.
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+/// `text` or `json`.
+pub(crate) fn log_format(text: &str) -> Result<LogFormat, Bad> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => {
+            let hint = match nearest(other, &["text", "json"]) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => "write text or json".to_owned(),
+            };
+            Err(Bad::new("is neither text nor json", hint))
+        }
+    }
+}
+
 /// Levels that a log filter may name.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 

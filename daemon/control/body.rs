@@ -1,6 +1,7 @@
-//! Bodies of answers: documents, errors, and the two streams. Knows nothing of routes.
+//! Bodies of answers: documents, errors, and the streams. Knows nothing of routes.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,14 +15,18 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
-use crate::api::{ErrorBody, ErrorCode, Progress, SESSION_HEADER, Session, Verifying};
-use crate::mirror::handle::Replay;
+use super::health::with_usage;
+use crate::api::{self, ErrorBody, ErrorCode, Progress, SESSION_HEADER, Session, Verifying};
+use crate::mirror::handle::{Feed, Replay};
 
 /// An answer of the control server.
 pub(crate) type Reply = Response<UnsyncBoxBody<Bytes, Broken>>;
 
 /// Compaction reports as it goes; when it says nothing for so long, the client is told to stop waiting.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// Between two lines of events. A client that hears nothing for some of these knows that nobody is there.
+pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 
 /// A replay that failed half-way. hyper drops the connection without ending the body, so that the client cannot take what it
 /// has for the whole.
@@ -89,6 +94,29 @@ pub(super) async fn replay(replay: Replay, permit: OwnedSemaphorePermit) -> Repl
         reply(StatusCode::OK, "application/jsonl", StreamBody::new(frames).boxed_unsync());
     reply.headers_mut().insert(SESSION_HEADER, session_header(&session));
     reply
+}
+
+/// What goes on, as lines of JSON, for as long as both sides are there. A reader that has nothing to read gets a sign of life now and
+/// then; that it went away shows at the next write at the latest.
+pub(super) fn events(feed: Arc<Feed>) -> Reply {
+    let lines = stream::unfold(feed, async |feed| {
+        let event = match timeout(HEARTBEAT_EVERY, feed.next()).await {
+            Ok(Some(api::Event::Status { status })) => {
+                api::Event::Status { status: Box::new(with_usage(*status)) }
+            }
+            Ok(event) => event?,
+            Err(_) => api::Event::Heartbeat,
+        };
+        let mut line = serde_json::to_vec(&event).expect("wire types are always JSON");
+        line.push(b'\n');
+        Some((Ok(Frame::data(Bytes::from(line))), feed))
+    });
+    reply(StatusCode::OK, "application/jsonl", StreamBody::new(lines).boxed_unsync())
+}
+
+/// Text of some kind.
+pub(super) fn text(content_type: &'static str, text: String) -> Reply {
+    reply(StatusCode::OK, content_type, full(text.into_bytes()))
 }
 
 /// What a stream of progress is made of.

@@ -5,6 +5,8 @@
 
 pub(crate) mod ask;
 mod body;
+mod health;
+mod metrics;
 mod request;
 mod service;
 mod socket;

@@ -20,6 +20,10 @@ pub(super) enum Route {
     Status,
     /// `GET /v1/sessions`
     List,
+    /// `GET /v1/events`
+    Events,
+    /// `GET /metrics`
+    Metrics,
     /// `GET /v1/sessions/<session>/content`
     Content { id: String, generation: Option<u32>, tail: Option<u64> },
     /// `POST /v1/sessions/<session>/compact`
@@ -44,6 +48,8 @@ impl Route {
         match path {
             route::STATUS => expect(method, Method::GET, path).and(query.end(Route::Status)),
             route::SESSIONS => expect(method, Method::GET, path).and(query.end(Route::List)),
+            route::EVENTS => expect(method, Method::GET, path).and(query.end(Route::Events)),
+            route::METRICS => expect(method, Method::GET, path).and(query.end(Route::Metrics)),
             route::FLUSH => {
                 expect(method, Method::POST, path).and(query.end(Route::Flush { id: None }))
             }
@@ -262,6 +268,8 @@ mod tests {
         let id = || "codex/a".to_owned();
         assert_eq!(get("/v1/status"), Ok(Route::Status));
         assert_eq!(get("/v1/sessions"), Ok(Route::List));
+        assert_eq!(get("/v1/events"), Ok(Route::Events));
+        assert_eq!(get("/metrics"), Ok(Route::Metrics));
         assert_eq!(post("/v1/flush"), Ok(Route::Flush { id: None }));
         assert_eq!(post("/v1/sessions/codex%2Fa/flush"), Ok(Route::Flush { id: Some(id()) }));
         assert_eq!(post("/v1/sessions/codex%2Fa/stop"), Ok(Route::Stop { id: id() }));
@@ -318,7 +326,9 @@ mod tests {
         {
             assert_eq!(code(get(uri)), ErrorCode::MethodNotAllowed, "{uri}");
         }
-        assert_eq!(code(post("/v1/status")), ErrorCode::MethodNotAllowed);
+        for uri in ["/v1/status", "/v1/events", "/metrics"] {
+            assert_eq!(code(post(uri)), ErrorCode::MethodNotAllowed, "{uri}");
+        }
         for uri in [
             "/v1/sessions//content",
             "/v1/sessions/a%2/content",

@@ -24,6 +24,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::body::{self, Reply};
+use super::health::Health;
+use super::metrics;
 use super::request::{self, Route};
 use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, route};
 use crate::mirror::handle::Mirror;
@@ -73,13 +75,16 @@ impl ControlService {
     /// The service in front of a mirror.
     pub(crate) fn new(mirror: Mirror) -> ControlService {
         let replays = Arc::new(Semaphore::new(REPLAYS_MAX));
+        let health = Arc::new(Health::new(mirror.clone()));
         let stack = |requests_max, limit| {
-            let (mirror, replays) = (mirror.clone(), replays.clone());
+            let (mirror, replays, health) = (mirror.clone(), replays.clone(), health.clone());
             let inner = ServiceBuilder::new()
                 .load_shed()
                 .concurrency_limit(requests_max)
                 .timeout(limit)
-                .service(service_fn(move |route| answer(mirror.clone(), replays.clone(), route)));
+                .service(service_fn(move |route| {
+                    answer(mirror.clone(), health.clone(), replays.clone(), route)
+                }));
             BoxCloneSyncService::new(inner)
         };
         let stacks = Stacks {
@@ -110,9 +115,12 @@ impl ControlService {
             | Route::Stop { .. }
             | Route::Flush { .. } => (stacks.long, LONG_TIMEOUT),
             Route::Content { .. } => (stacks.replay, REPLAY_TIMEOUT),
-            Route::Status | Route::List | Route::Start { .. } | Route::Hint(_) => {
-                (stacks.quick, QUICK_TIMEOUT)
-            }
+            Route::Status
+            | Route::List
+            | Route::Events
+            | Route::Metrics
+            | Route::Start { .. }
+            | Route::Hint(_) => (stacks.quick, QUICK_TIMEOUT),
         };
         stack.oneshot(route).await.map_err(|error| limited(&error, limit))
     }
@@ -153,9 +161,18 @@ where
 }
 
 /// Asks the mirror. A refusal is an answer too: only the layers around it fail.
-async fn answer(mirror: Mirror, replays: Arc<Semaphore>, route: Route) -> Result<Reply, BoxError> {
+async fn answer(
+    mirror: Mirror,
+    health: Arc<Health>,
+    replays: Arc<Semaphore>,
+    route: Route,
+) -> Result<Reply, BoxError> {
     let reply = match route {
-        Route::Status => mirror.status().await.map(|status| body::document(&status)),
+        Route::Status => health.status().await.map(|status| body::document(&status)),
+        Route::Metrics => {
+            health.metrics().await.map(|page| body::text(metrics::CONTENT_TYPE, page))
+        }
+        Route::Events => mirror.listen().await.map(body::events),
         Route::List => mirror.list().await.map(|list| body::document(&list)),
         Route::Content { id, generation, tail } => match replays.try_acquire_owned() {
             Err(_) => Err(too_many("replays")),

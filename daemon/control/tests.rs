@@ -24,7 +24,7 @@ use crate::api::{
     VerifiedSums, Verifying,
 };
 use crate::control::body::Reply;
-use crate::mirror::handle::{Command, Replay};
+use crate::mirror::handle::{Command, Counts, Measures, Replay};
 
 /// For conditions that hold at once unless something is broken.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -66,8 +66,22 @@ fn status() -> Status {
         stored_bytes: 0,
         pending: Pending::default(),
         last_stored_at: None,
+        last_flush_at: None,
+        usage: None,
+        stalled_seconds: None,
         remote: None,
         problems: vec![],
+    }
+}
+
+fn measures() -> Measures {
+    Measures {
+        status: status(),
+        sessions: vec![(SessionState::Live, 1)],
+        requests: vec![("put", 3)],
+        failures: 0,
+        counts: Counts::default(),
+        listeners: 0,
     }
 }
 
@@ -83,6 +97,8 @@ fn mirror() -> Mirror {
         while let Some(command) = queue.recv().await {
             match command {
                 Command::Status(reply) => drop(reply.send(Ok(status()))),
+                Command::Measure(reply) => drop(reply.send(Ok(Box::new(measures())))),
+                Command::Listen(reply) => drop(reply.send(Err(no_such("events")))),
                 Command::List(reply) => {
                     let sessions = vec![session("codex", "a")];
                     drop(reply.send(Ok(SessionList { sessions })));
@@ -210,7 +226,9 @@ async fn every_route_answers_in_its_shape_and_names_the_protocol() {
     let reply = get("/v1/status").await;
     assert_eq!(reply.status(), StatusCode::OK);
     assert_eq!(reply.headers()[PROTOCOL_HEADER], PROTOCOL.to_string().as_str());
-    assert_eq!(read::<Status>(reply).await, status());
+    let answered = read::<Status>(reply).await;
+    assert!(answered.usage.as_ref().is_some_and(|usage| usage.cpu_seconds > 0.0));
+    assert_eq!(Status { usage: None, ..answered }, status());
     let list: SessionList = read(get("/v1/sessions").await).await;
     assert_eq!(list.sessions, [session("codex", "a")]);
     for verb in ["stop", "start"] {
@@ -289,13 +307,44 @@ fn frame(bytes: usize) -> hyper::body::Frame<Bytes> {
 async fn a_mirror_that_never_answers_is_reported_when_the_limit_is_over() {
     let (silent, _queue) = Mirror::new();
     let began = Instant::now();
-    let reply = ask(ControlService::new(silent.clone()), Method::GET, "/v1/status").await;
+    let reply = ask(ControlService::new(silent.clone()), Method::GET, "/v1/sessions").await;
     expect_error(reply, 504, ErrorCode::Timeout).await;
     assert_eq!(began.elapsed(), QUICK_TIMEOUT);
     let began = Instant::now();
     let reply = ask(ControlService::new(silent), Method::POST, "/v1/flush").await;
     expect_error(reply, 504, ErrorCode::Timeout).await;
     assert_eq!(began.elapsed(), LONG_TIMEOUT);
+}
+
+/// A mirror whose loop comes round once, and never again.
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_hangs_shows_in_status_and_metrics_which_answer_all_the_same() {
+    let (hanging, mut queue) = Mirror::new();
+    let service = ControlService::new(hanging.clone());
+    let reply = ask(service.clone(), Method::GET, "/v1/status").await;
+    let error = expect_error(reply, 504, ErrorCode::Timeout).await;
+    assert!(error.message.contains("has not come round for 5 s"), "{error:?}");
+    hanging.pulse().turn();
+    let (reply, ()) = tokio::join!(ask(service.clone(), Method::GET, "/v1/status"), async {
+        while let Some(command) = queue.recv().await {
+            // The first one is of the client that has given up.
+            if let Command::Status(reply) = command
+                && reply.send(Ok(status())).is_ok()
+            {
+                break;
+            }
+        }
+    });
+    assert_eq!(read::<Status>(reply).await.stalled_seconds, None);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let reply = ask(service.clone(), Method::GET, "/v1/status").await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    let said: Status = read(reply).await;
+    assert_eq!((said.stalled_seconds, said.sessions), (Some(65), status().sessions));
+    let reply = ask(service, Method::GET, "/metrics").await;
+    let page = reply.into_body().collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    assert!(page.contains("\ntracecraft_up 0\n") && page.contains("loop_age_seconds 70"), "{page}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,8 @@ impl Engine {
         // An asker that has gone away is no fault of ours: a failed reply is dropped.
         match command {
             Command::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Command::Measure(reply) => drop(reply.send(Ok(Box::new(self.measures())))),
+            Command::Listen(reply) => drop(reply.send(self.listen())),
             Command::List(reply) => drop(reply.send(Ok(self.list()))),
             Command::Replay { id, generation, tail, reply } => {
                 drop(reply.send(self.begin_replay(&id, generation, tail)));
@@ -177,13 +179,13 @@ impl Engine {
         }
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let left_out = self.excluded.len() + self.undecided.len();
         let mut counts = SessionCounts { excluded: left_out as u64, ..Default::default() };
         let mut pending = Pending::default();
         let mut oldest: Option<&str> = None;
         let mut stored_bytes = 0;
-        let mut problems: Vec<api::Problem> = self.problems.values().cloned().collect();
+        let mut problems = self.shown_problems();
         for (key, record) in &self.state.state().sessions {
             let live = self.live.get(key);
             stored_bytes += record.totals.bytes;
@@ -203,10 +205,7 @@ impl Engine {
                 oldest = Some(oldest.map_or(at, |o| o.min(at)));
             }
             counts.pending += u64::from(any);
-            problems.extend(
-                live.and_then(|l| l.problem.as_deref().cloned())
-                    .map(|p| api::Problem { message: format!("{key}: {}", p.message), ..p }),
-            );
+            problems.extend(live.and_then(|live| self.shown_problem(key, live)));
         }
         pending.oldest_seconds =
             oldest.and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(|at| {
@@ -228,6 +227,10 @@ impl Engine {
             stored_bytes,
             pending,
             last_stored_at: self.last_stored_at.clone(),
+            last_flush_at: self.last_flush_at.clone(),
+            // Of the process and not of the sessions: whoever asks adds them.
+            usage: None,
+            stalled_seconds: None,
             remote: (!self.tools.store.is_local()).then(|| self.remote()),
             problems,
         }
@@ -306,7 +309,7 @@ impl Engine {
         }
     }
 
-    fn session_state(&self, key: &SessionKey, record: &Record) -> SessionState {
+    pub(super) fn session_state(&self, key: &SessionKey, record: &Record) -> SessionState {
         let captured = self.live.get(key).and_then(|l| l.captured_at);
         match record {
             r if r.superseded => SessionState::Superseded,
@@ -331,7 +334,7 @@ impl Engine {
         if !self.settings.once {
             info!("draining: a second signal ends at once");
         }
-        self.phase = Phase::Stopping;
+        self.enter(Phase::Stopping);
         self.drain_until = Some(Instant::now() + DRAIN_MAX);
         let taken = self.tools.hints.take();
         let mut keys: Vec<SessionKey> =
@@ -472,6 +475,6 @@ pub(super) fn no_such(typed: &str) -> ErrorBody {
     }
 }
 
-fn error(code: ErrorCode, message: &str) -> ErrorBody {
+pub(super) fn error(code: ErrorCode, message: &str) -> ErrorBody {
     ErrorBody { code, message: message.to_owned(), hint: None }
 }

@@ -13,7 +13,7 @@ use super::{
     Done, Engine, IDLE_AFTER, MANIFEST_EVERY, SENDS_MAX, SENDS_MAX_REMOTE, SESSION_RETRY, chain,
     manifest,
 };
-use crate::api::Phase;
+use crate::api::{Event, Phase};
 use crate::part::{ManifestError, SessionKey};
 use crate::state::{Change, PendingPart, Record};
 
@@ -137,6 +137,13 @@ impl Engine {
             self.summary.parts += 1;
             self.summary.bytes += part.bytes;
             self.last_stored_at = Some(at.clone());
+            self.tell_listeners(|_| Event::Stored {
+                at: at.clone(),
+                harness: key.harness().to_owned(),
+                id: key.id().to_owned(),
+                seq: part.seq,
+                bytes: part.bytes,
+            });
             self.progress_at = Instant::now();
             // A store elsewhere has left the file to us. Killed here: the next start sweeps it.
             let path = self.outbox.path(key, part);

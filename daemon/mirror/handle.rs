@@ -3,13 +3,18 @@
 //! The mirror's task owns the state; nothing else touches it. A command that is dropped by a stopping mirror answers
 //! [`ErrorCode::Unavailable`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use super::feed::Feed;
+use super::pulse::Pulse;
 use crate::api::{
-    ErrorBody, ErrorCode, Flushed, Hinted, Progress, Session, SessionList, Status, Verifying,
+    ErrorBody, ErrorCode, Flushed, Hinted, Progress, Session, SessionList, SessionState, Status,
+    Verifying,
 };
 
 /// What a command answers when it fails: the wire form at once, since only the control socket asks.
@@ -23,6 +28,10 @@ pub(crate) const COMMANDS_MAX: usize = 64;
 pub(crate) enum Command {
     /// [`Status`] now.
     Status(oneshot::Sender<Answer<Status>>),
+    /// What monitoring wants to know, now.
+    Measure(oneshot::Sender<Answer<Box<Measures>>>),
+    /// What goes on from now on.
+    Listen(oneshot::Sender<Answer<Arc<Feed>>>),
     /// All sessions.
     List(oneshot::Sender<Answer<SessionList>>),
     /// The stored bytes of a session, in order.
@@ -64,6 +73,47 @@ pub(crate) struct Options {
     pub(crate) repair: bool,
 }
 
+/// What monitoring wants to know.
+#[derive(Debug)]
+pub(crate) struct Measures {
+    /// As anybody may ask for it.
+    pub(crate) status: Status,
+    /// Sessions, each generation for itself, by state; every state is there.
+    pub(crate) sessions: Vec<(SessionState, u64)>,
+    /// Requests to the store since the start by kind, each try for itself.
+    pub(crate) requests: Vec<(&'static str, u64)>,
+    /// How many of those failed.
+    pub(crate) failures: u64,
+    pub(crate) counts: Counts,
+    /// Who listens to events.
+    pub(crate) listeners: u64,
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counts {
+    pub(crate) captured_parts: u64,
+    pub(crate) captured_bytes: u64,
+    pub(crate) stored_parts: u64,
+    pub(crate) stored_bytes: u64,
+    /// Batches of sessions that were looked at.
+    pub(crate) captures: u64,
+    pub(crate) scans: u64,
+    /// Secrets removed, by the pattern's name.
+    pub(crate) redactions: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// A part was captured.
+    pub(super) fn add<'a>(&mut self, bytes: u64, redactions: impl Iterator<Item = (&'a str, u64)>) {
+        self.captured_parts += 1;
+        self.captured_bytes += bytes;
+        for (name, count) in redactions {
+            *self.redactions.entry(name.to_owned()).or_default() += count;
+        }
+    }
+}
+
 /// The stored bytes of one generation.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -77,13 +127,29 @@ pub(crate) struct Replay {
 #[derive(Debug, Clone)]
 pub(crate) struct Mirror {
     commands: mpsc::Sender<Command>,
+    pulse: Arc<Pulse>,
 }
 
 impl Mirror {
     /// A handle and the queue that the mirror's task reads.
     pub(crate) fn new() -> (Mirror, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        (Mirror { commands }, queue)
+        (Mirror { commands, pulse: Arc::default() }, queue)
+    }
+
+    /// What the mirror's loop shows that it comes round with.
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// See [`Command::Measure`].
+    pub(crate) async fn measure(&self) -> Answer<Box<Measures>> {
+        self.ask(Command::Measure).await
+    }
+
+    /// See [`Command::Listen`].
+    pub(crate) async fn listen(&self) -> Answer<Arc<Feed>> {
+        self.ask(Command::Listen).await
     }
 
     /// See [`Command::Status`].

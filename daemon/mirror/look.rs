@@ -405,6 +405,8 @@ impl Engine {
             self.postpone_pass();
             return;
         }
+        self.counts.captures += 1;
+        self.flushing = true;
         batch.cwds.keys().for_each(|key| self.apply_rules(key));
         for (key, seen) in seen {
             self.follow_up(&key, seen);
@@ -479,6 +481,7 @@ impl Engine {
         for (part, _) in parts {
             self.outbox_bytes += part.bytes;
             self.summary.redactions += part.redactions.iter().map(|(_, count)| count).sum::<u64>();
+            self.counts.add(part.bytes, part.redactions.iter());
             debug!(session = %key, part = %part.name(), bytes = part.bytes, "captured");
         }
         self.live(key).captured_at = Some(now);

@@ -15,12 +15,14 @@ mod compactions;
 mod contents;
 mod databases;
 mod deliver;
+mod feed;
 mod find;
 mod follow;
 pub(crate) mod handle;
 mod hint;
 mod interface;
 mod kin;
+mod listen;
 mod look;
 mod manifest;
 mod orphans;
@@ -247,9 +249,15 @@ pub(crate) struct Engine {
     hinted: hint::Asked,
     verification: Option<verify::Verification>,
     problems: BTreeMap<ProblemKey, Problem>,
+    listeners: listen::Listeners,
+    /// What happened since the start, for monitoring.
+    counts: handle::Counts,
     progress_at: Instant,
     summary: Summary,
     last_stored_at: Option<String>,
+    /// Something was looked at since everything was last stored.
+    flushing: bool,
+    last_flush_at: Option<String>,
     fatal: Option<Fatal>,
 }
 
@@ -342,9 +350,13 @@ impl Engine {
             hinted: hint::Asked::default(),
             verification: None,
             problems: BTreeMap::new(),
+            listeners: listen::Listeners::default(),
+            counts: handle::Counts::default(),
             progress_at: now,
             summary: Summary::default(),
             last_stored_at: None,
+            flushing: false,
+            last_flush_at: None,
             fatal: None,
         };
         engine.load();
@@ -364,6 +376,7 @@ impl Engine {
     /// Takes a session that is new to this process into the working set.
     fn adopt_record(&mut self, key: &SessionKey) {
         let Some(record) = self.state.get(key).cloned() else { return };
+        self.tell_found(key);
         let waiting = record.pending.iter().filter(|p| p.stored_at.is_none());
         self.outbox_bytes += waiting.map(|p| p.bytes).sum::<u64>();
         let live = self.live.entry(key.clone()).or_default();
@@ -453,12 +466,15 @@ impl Engine {
         if self.phase == Phase::Starting && self.scan_done > 0 && self.nothing_to_place() {
             let read = self.dirty.is_empty() && self.pass.is_empty() && !self.capturing;
             if read {
-                self.phase = Phase::Recording;
+                self.enter(Phase::Recording);
             }
         }
+        self.note_flushed();
+        self.tell_status();
     }
 
     fn done(&mut self, done: Done) {
+        self.note_news();
         match done {
             Done::Scanned(serial, findings) => self.scanned(serial, findings),
             Done::Hinted(looked) => self.hinted(looked),
@@ -526,6 +542,7 @@ impl Engine {
         earlier(self.place_at);
         earlier(self.hinted.due());
         earlier(self.drain_until);
+        earlier(self.snapshot_due());
         if self.settings.once {
             earlier(Some(self.progress_at + ONCE_STALL));
         }
@@ -562,6 +579,16 @@ impl Engine {
         let path = self.settings.state_dir.display().to_string();
         let hint = "make room, or check the rights of the directory";
         self.problem("state_unwritable", &path, message, Some(hint));
+    }
+
+    /// A flush is over when all that was looked at is captured, and all that was captured is stored.
+    fn note_flushed(&mut self) {
+        let looked = !self.capturing && self.pass.is_empty();
+        if self.flushing && looked && self.outbox_bytes == 0 {
+            self.flushing = false;
+            self.last_flush_at = Some(self.now_text());
+            self.note_news();
+        }
     }
 
     fn live(&mut self, key: &SessionKey) -> &mut Live {

@@ -27,6 +27,9 @@ fn status(phase: Phase, parts: u64) -> Status {
         stored_bytes: 10 - parts.min(10),
         pending: Pending { parts, bytes: parts, oldest_seconds: None },
         last_stored_at: None,
+        last_flush_at: None,
+        usage: None,
+        stalled_seconds: None,
         remote: None,
         problems: vec![],
     }
