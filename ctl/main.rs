@@ -6,9 +6,13 @@
 mod args;
 mod client;
 mod compact;
+mod completions;
 mod events;
 mod failure;
 mod lines;
+#[cfg(test)]
+#[path = "../packaging/manual.rs"]
+mod manual;
 mod page;
 mod render;
 mod service;
@@ -46,6 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    if let Verb::Completions { shell } = args.verb {
+        // Neither a home nor a daemon is needed: a package is built where there are none.
+        return completions::run(shell, args.json, &mut Output::stdout());
+    }
     // One request at a time: one thread is enough, and the program is there at once.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -92,6 +100,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let mut told = service::Told { json, terminal: &terminal, out: &mut out };
             service::run(verb, flag, &client, &mut told).await?;
         }
+        Verb::Completions { shell } => completions::run(shell, json, &mut out)?,
         Verb::Flush { id } => {
             let path = id
                 .as_ref()

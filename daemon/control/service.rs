@@ -24,7 +24,7 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::body::{self, Reply};
 use super::request::{self, Route};
-use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER};
+use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER};
 use crate::mirror::handle::Mirror;
 
 /// Requests that answer at once and are under way together. They have their own count, so that `status` answers also when
@@ -136,7 +136,9 @@ where
                 Ok(reply) => reply,
                 Err(error) => body::failure(&error),
             };
-            reply.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from(PROTOCOL));
+            let headers = reply.headers_mut();
+            headers.insert(PROTOCOL_HEADER, HeaderValue::from(PROTOCOL));
+            headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
             Ok(reply)
         })
     }

@@ -20,8 +20,8 @@ use super::service::{BODY_BYTES_MAX, LONG_TIMEOUT, QUICK_TIMEOUT, REPLAYS_MAX};
 use super::*;
 use crate::api::{
     ErrorBody, ErrorCode, Flushed, PROTOCOL, PROTOCOL_HEADER, Pending, Phase, Progress,
-    SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status, VerifiedSums,
-    Verifying,
+    SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status, VERSION_HEADER,
+    VerifiedSums, Verifying,
 };
 use crate::control::body::Reply;
 use crate::mirror::handle::{Command, Replay};
@@ -194,6 +194,7 @@ async fn read<T: DeserializeOwned>(reply: Reply) -> T {
 
 async fn expect_error(reply: Reply, status: u16, code: ErrorCode) -> ErrorBody {
     assert_eq!(reply.headers()[PROTOCOL_HEADER], PROTOCOL.to_string().as_str());
+    assert_eq!(reply.headers()[VERSION_HEADER], env!("CARGO_PKG_VERSION"));
     assert_eq!(reply.headers()["content-type"], "application/json");
     assert_eq!(reply.status().as_u16(), status);
     let error: ErrorBody = read(reply).await;
