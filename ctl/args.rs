@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap_complete::Shell;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -151,7 +152,29 @@ Examples:
     /// Keep the daemon running: at login, after a crash, after an upgrade
     #[command(subcommand)]
     Service(Service),
+
+    /// Print a script that makes a shell complete verbs and flags
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell that the script is for
+        #[arg(value_enum)]
+        shell: Shell,
+    },
 }
+
+const COMPLETIONS_HELP: &str = "\
+Packages put these scripts in their places. By hand, for yourself:
+  bash        ~/.local/share/bash-completion/completions/tracecraftctl
+  fish        ~/.config/fish/completions/tracecraftctl.fish
+  zsh         a file _tracecraftctl in a directory of your $fpath
+  elvish      at the end of ~/.config/elvish/rc.elv
+  powershell  at the end of the file that $PROFILE names
+
+Ids of sessions are not completed; any unique prefix of one is enough.
+
+Examples:
+  tracecraftctl completions bash > ~/.local/share/bash-completion/completions/tracecraftctl
+  source <(tracecraftctl completions bash)";
 
 /// Keep the daemon running: at login, after a crash, after an upgrade.
 #[derive(Debug, Subcommand)]
@@ -317,6 +340,11 @@ mod tests {
     }
 
     #[test]
+    fn the_man_pages_tell_what_the_help_tells() {
+        crate::manual::check(Args::command());
+    }
+
+    #[test]
     fn flags_for_all_verbs_may_stand_before_or_after_the_verb() {
         for line in ["c --json --socket /s status", "c status --json --socket /s"] {
             let args = Args::try_parse_from(line.split(' ')).unwrap();
@@ -334,6 +362,8 @@ mod tests {
             "c list a",
             "c stat",
             "c service",
+            "c completions",
+            "c completions csh",
             "c service uninstall --force",
             "c flush --hook --json",
         ] {

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tracecraft::api::{ErrorBody, PROTOCOL, PROTOCOL_HEADER};
+use tracecraft::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER};
 
 use crate::failure::Failure;
 
@@ -87,7 +87,7 @@ impl Client {
             Failure::protocol(format!(
                 "the daemon's answer is not what this program knows: {error}"
             ))
-            .hint("install tracecraftd and tracecraftctl of the same version")
+            .hint("install tracecraftd and tracecraftctl of the same version, then `tracecraftctl service restart`")
         })
     }
 
@@ -127,7 +127,7 @@ impl Client {
         }
         let body = stream.whole().await?;
         Err(match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(error) => Failure::refused(error),
+            Ok(error) => refusal(error, stream.header(VERSION_HEADER)),
             // A code that a later daemon added is still an error with a message.
             Err(_) => Failure::failed(match serde_json::from_slice::<serde_json::Value>(&body) {
                 Ok(value) => value["message"].as_str().unwrap_or("the daemon refused").to_owned(),
@@ -218,9 +218,50 @@ fn judge_protocol(number: Option<u32>) -> Result<(), Failure> {
         Some(number) => Err(Failure::protocol(format!(
             "the daemon is older than this program: it speaks protocol {number}, tracecraftctl {PROTOCOL}"
         ))
-        .hint("restart the daemon, so that it runs the installed version; else update it")),
+        .hint(RESTART)),
         None => Err(stranger()),
     }
+}
+
+/// What brings a daemon to the version that is installed.
+const RESTART: &str = "`tracecraftctl service restart`, so that the installed version runs; where it is no service, end tracecraftd and start it again";
+
+/// A refusal in the daemon's words, but for what only a daemon of another version says: that it does not know what is asked.
+fn refusal(error: ErrorBody, daemon: &str) -> Failure {
+    let own = env!("CARGO_PKG_VERSION");
+    let unknown = matches!(
+        error.code,
+        ErrorCode::NoSuchRoute | ErrorCode::MethodNotAllowed | ErrorCode::BadRequest
+    );
+    if !unknown || daemon == own {
+        return Failure::refused(error);
+    }
+    let (what, hint) = match numbers(daemon) {
+        Some(version) if Some(version) > numbers(own) => (
+            format!(
+                "the daemon ({daemon}) is newer than this program ({own}), and does not know what it asks for"
+            ),
+            "update tracecraftctl",
+        ),
+        Some(_) => (
+            format!(
+                "the daemon ({daemon}) is older than this program ({own}), and does not know this yet"
+            ),
+            RESTART,
+        ),
+        None => (
+            format!("the daemon is older than this program ({own}), and does not know this yet"),
+            RESTART,
+        ),
+    };
+    Failure::outdated(format!("{what}: {}", error.message), error).hint(hint)
+}
+
+/// A version as numbers that can be compared; what follows them names a build.
+fn numbers(version: &str) -> Option<[u64; 3]> {
+    let plain = version.split(['-', '+']).next()?;
+    let mut numbers = plain.splitn(3, '.').map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??, numbers.next()??])
 }
 
 fn stranger() -> Failure {

@@ -79,6 +79,42 @@ async fn another_protocol_is_exit_5_and_says_which_side_is_old() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_does_not_know_what_is_asked_is_exit_5_and_says_which_side_is_old() {
+    let own = env!("CARGO_PKG_VERSION");
+    for (version, words, hint) in [
+        ("", "the daemon is older", "`tracecraftctl service restart`"),
+        ("0.0.9", "the daemon (0.0.9) is older", "`tracecraftctl service restart`"),
+        ("99.0.0", "the daemon (99.0.0) is newer", "update tracecraftctl"),
+    ] {
+        let header = if version.is_empty() {
+            OURS.to_owned()
+        } else {
+            format!("{OURS}tracecraft-version: {version}\r\n")
+        };
+        for (status, code) in [
+            ("404 Not Found", "no_such_route"),
+            ("405 Method Not Allowed", "method_not_allowed"),
+            ("400 Bad Request", "bad_request"),
+        ] {
+            let body = format!(r#"{{"code":"{code}","message":"what is /x"}}"#);
+            let failure = flush(&answering(http(status, &header, &body))).await.unwrap_err();
+            assert_eq!(failure.exit(), exit::PROTOCOL);
+            let told = failure.text();
+            assert!(told.contains(words) && told.contains("what is /x"), "{told}");
+            assert!(told.contains(&format!("\ntry: {hint}")), "{told}");
+            assert!(failure.body_for(true).is_some(), "a program reads the daemon's words");
+        }
+        let body = r#"{"code":"no_such_session","message":"no session x"}"#;
+        let failure = flush(&answering(http("404 Not Found", &header, body))).await.unwrap_err();
+        assert_eq!(failure.exit(), exit::NO_SUCH_SESSION, "a refusal that any version gives");
+    }
+    let header = format!("{OURS}tracecraft-version: {own}\r\n");
+    let body = r#"{"code":"bad_request","message":"no"}"#;
+    let failure = flush(&answering(http("400 Bad Request", &header, body))).await.unwrap_err();
+    assert_eq!(failure.exit(), exit::FAILED, "of one version: a restart would not help");
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_in_the_daemons_words() {
     let body = r#"{"code":"no_such_session","message":"no session x","hint":"look"}"#;
     let failure = flush(&answering(http("404 Not Found", OURS, body))).await.unwrap_err();

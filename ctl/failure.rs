@@ -49,6 +49,11 @@ impl Failure {
         Failure::new(exit::PROTOCOL, what)
     }
 
+    /// Exit code 5, for a daemon that does not know what was asked; a program still gets the daemon's own words.
+    pub(crate) fn outdated(what: String, body: ErrorBody) -> Failure {
+        Failure { body: Some(Box::new(body)), ..Failure::protocol(what) }
+    }
+
     /// The daemon's own refusal.
     pub(crate) fn refused(body: ErrorBody) -> Failure {
         let code = match body.code {

@@ -6,11 +6,15 @@
 mod args;
 mod client;
 mod compact;
+mod completions;
 mod doctor;
 mod events;
 mod failure;
 mod hook;
 mod lines;
+#[cfg(test)]
+#[path = "../packaging/manual.rs"]
+mod manual;
 mod page;
 mod render;
 mod screen;
@@ -58,6 +62,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
+    if let Verb::Completions { shell } = args.verb {
+        // Neither a home nor a daemon is needed: a package is built where there are none.
+        return completions::run(shell, args.json, &mut Output::stdout());
+    }
     // One request at a time: one thread is enough, and the program is there at once.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -112,6 +120,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
             let mut told = service::Told { json, terminal: &terminal, out: &mut out };
             service::run(verb, flag, &client, &mut told).await?;
         }
+        Verb::Completions { shell } => completions::run(shell, json, &mut out)?,
         Verb::Flush { id, hook: _ } => {
             let path = id
                 .as_ref()

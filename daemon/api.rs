@@ -4,6 +4,12 @@
 //! this module, [`crate::paths`], and what [`crate::setup`] and [`crate::doctor`] find out. HTTP/1.1 with JSON bodies over a Unix socket. Additions to a shape are compatible and
 //! do not change [`PROTOCOL`]; a removal or a change of meaning does, and so does a new variant of a state, a phase or a
 //! coverage, which an older client could not read.
+//!
+//! The promise: programs with the same [`PROTOCOL`] understand each other, whichever is older. An older client is answered as
+//! before, and passes over what it does not know. A newer one reads the answers of an older daemon: a field that was added later has
+//! a default (`tests/golden/released` has the answers of each release). What an older daemon does not know (a route, a name
+//! in a query) it refuses with 404 or 400, never half does; the client then says that the daemon has to be restarted, exit code
+//! [`exit::PROTOCOL`].
 
 mod live;
 
@@ -18,6 +24,10 @@ pub const PROTOCOL: u32 = 1;
 /// Response header (and optional request header) that carries [`PROTOCOL`]. A request that names a greater number than the
 /// daemon's is refused with 400; the answer's own header tells the client which number the daemon speaks.
 pub const PROTOCOL_HEADER: &str = "tracecraft-protocol";
+
+/// Response header with the daemon's version. A daemon that does not say it is older than the header, which came after 0.1.0's
+/// first builds.
+pub const VERSION_HEADER: &str = "tracecraft-version";
 
 /// Paths of the control API. A session in a path is its key `<harness>/<id>`, or any unique prefix of the id, percent-encoded
 /// as one segment; the `/` of a key may also stand as it is, for whoever types a path by hand. A query name that a route
@@ -554,7 +564,7 @@ pub mod exit {
     pub const NOT_RUNNING: u8 = 3;
     /// No such session.
     pub const NO_SUCH_SESSION: u8 = 4;
-    /// The daemon speaks another protocol.
+    /// The daemon speaks another protocol, or is of another version and does not know what was asked.
     pub const PROTOCOL: u8 = 5;
     /// Of `service`: nothing here can keep a service of this user; what it said has the command lines to do without.
     pub const NO_SERVICE_MANAGER: u8 = 6;

@@ -2,6 +2,13 @@
 //!
 //! Owns what belongs to the process as a whole; everything else is [`tracecraft::run`].
 
+#[cfg(test)]
+#[path = "../packaging/manual/configuration.rs"]
+mod configuration;
+#[cfg(test)]
+#[path = "../packaging/manual.rs"]
+mod manual;
+
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -165,4 +172,16 @@ fn complain(error: &RunError) {
 /// A path may hold what a terminal would obey.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{FFFD}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_man_page_tells_what_the_help_tells() {
+        crate::manual::check(Args::command());
+    }
 }

@@ -117,7 +117,7 @@ const FAULTS: &str = "tests/faults.tsv";
 const ARCHITECTURE: &str = "daemon/ARCHITECTURE.md";
 
 /// Folders with sources.
-const SOURCES: &[&str] = &["ctl", "daemon", "tests"];
+const SOURCES: &[&str] = &["ctl", "daemon", "packaging", "tests"];
 
 struct Place {
     /// Words that begin with this are meant; each whole, only the last may go on.

@@ -119,7 +119,7 @@ pub(super) fn check_protocol(headers: &HeaderMap) -> Result<(), ErrorBody> {
     match number {
         None => Err(bad(format!("the header {PROTOCOL_HEADER} is not a number"))),
         Some(number) if number > PROTOCOL => Err(ErrorBody {
-            hint: Some("update tracecraftd and restart it, so that both are of one version".into()),
+            hint: Some("update tracecraftd and restart it: `tracecraftctl service restart`".into()),
             ..bad(format!("the client speaks protocol {number}, this daemon {PROTOCOL}"))
         }),
         Some(_) => Ok(()),

@@ -27,7 +27,7 @@ use super::body::{self, Reply};
 use super::health::Health;
 use super::metrics;
 use super::request::{self, Route};
-use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, route};
+use crate::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, route};
 use crate::mirror::handle::Mirror;
 
 /// Requests that answer at once and are under way together. They have their own count, so that `status` answers also when
@@ -148,7 +148,9 @@ where
                 Ok(reply) => reply,
                 Err(error) => body::failure(&error),
             };
-            reply.headers_mut().insert(PROTOCOL_HEADER, HeaderValue::from(PROTOCOL));
+            let headers = reply.headers_mut();
+            headers.insert(PROTOCOL_HEADER, HeaderValue::from(PROTOCOL));
+            headers.insert(VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
             Ok(reply)
         });
         // Who hints may be gone already (its time is up before a busy daemon reads), and hyper drops the answer to such a request

@@ -21,7 +21,7 @@ use super::*;
 use crate::api::{
     ErrorBody, ErrorCode, Flushed, Flushing, Hinted, PROTOCOL, PROTOCOL_HEADER, Pending, Phase,
     Progress, SESSION_HEADER, Session, SessionCounts, SessionList, SessionState, Status,
-    VerifiedSums, Verifying,
+    VERSION_HEADER, VerifiedSums, Verifying,
 };
 use crate::control::body::Reply;
 use crate::mirror::handle::{Command, Counts, Measures, Replay};
@@ -214,6 +214,7 @@ async fn read<T: DeserializeOwned>(reply: Reply) -> T {
 
 async fn expect_error(reply: Reply, status: u16, code: ErrorCode) -> ErrorBody {
     assert_eq!(reply.headers()[PROTOCOL_HEADER], PROTOCOL.to_string().as_str());
+    assert_eq!(reply.headers()[VERSION_HEADER], env!("CARGO_PKG_VERSION"));
     assert_eq!(reply.headers()["content-type"], "application/json");
     assert_eq!(reply.status().as_u16(), status);
     let error: ErrorBody = read(reply).await;
