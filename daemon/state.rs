@@ -162,6 +162,8 @@ impl State {
                     let done = record.pending.iter().filter(|p| !waits(p));
                     record.named_bytes += done.map(|p| p.bytes).sum::<u64>();
                     record.pending.retain(waits);
+                    // Of thousands of sessions hardly one has a part that waits.
+                    record.pending.shrink_to_fit();
                     for part in record.pending.iter_mut().filter(|p| p.stored_at.is_some()) {
                         part.named |= part.seq < next_seq;
                     }

@@ -22,6 +22,7 @@ const TOUR: &str = "## Five minutes";
 const NOT_RUN: &[(&str, &str)] = &[
     ("tracecraftctl service install", "needs a user manager: tests/service.rs"),
     ("TRACECRAFT_STORE=s3://", "needs a server: tests/bucket.rs"),
+    ("dpkg -i tracecraftd_", "installs for real: packaging/test"),
     ("tracecraftctl doctor", "tells of the machine that it runs on: tests/doctor.rs"),
 ];
 
@@ -31,6 +32,7 @@ const NORMAL: &[(&str, &str)] = &[
     (r"\b\d+ (s|min|h) ago", "AGE ago"),
     (r"running   for \d+ (s|min)", "running   for AGE"),
     (r"process \d+|pid=\d+", "PROCESS"),
+    (r"uses \S+ \S+ of memory.*", "uses SOME"),
     // A column is as wide as the widest age.
     (r" +AGE", " AGE"),
     (r" +STORED", " STORED"),

@@ -23,6 +23,7 @@ mod hint;
 mod interface;
 mod kin;
 mod listen;
+mod live;
 mod look;
 mod manifest;
 mod orphans;
@@ -63,10 +64,10 @@ use crate::api::{Phase, Problem};
 use crate::ledger::Ledgers;
 use crate::outbox::{Outbox, Waiting};
 use crate::part::SessionKey;
-use crate::source::Stat;
 use crate::state::{Change, Found, PendingPart, StateFile};
 use crate::store::Conditions;
 use handle::Command;
+use live::Live;
 
 /// Everything is looked at this often, whatever the events say.
 const SCAN_EVERY: Duration = Duration::from_secs(60);
@@ -102,53 +103,6 @@ const ONCE_REFUSALS_MAX: u32 = 3;
 /// Sends in flight to a remote store: enough to drain thousands of manifests in time, few enough for stores that shed load
 /// from a dozen requests on.
 const SENDS_MAX_REMOTE: usize = 12;
-
-/// What is known of a session while the daemon runs; a restart does without.
-#[derive(Debug, Default)]
-struct Live {
-    /// A look is under way.
-    looking: bool,
-    /// A send, or the swap of a manifest, is under way.
-    sending: bool,
-    /// It waits in the send queue under this rank.
-    queued: Option<Reverse<i64>>,
-    /// Its ledger is being learned from the store; it is looked at when that is done.
-    relearning: bool,
-    /// Looked at since the start.
-    trusted: bool,
-    /// Its whole prefix is to be compared at the next look.
-    verify: bool,
-    /// When its source changed and since when it is as it is.
-    rewriting: Option<Box<Rewriting>>,
-    /// Its numbers were tried to be begun again: not once more before this one.
-    turn_from: u32,
-    /// When something was last captured.
-    captured_at: Option<Instant>,
-    /// Since when stored parts wait to be named, or to be seen named.
-    unnamed_since: Option<Instant>,
-    /// When a manifest that names new parts was last put.
-    named_at: Option<Instant>,
-    /// Since when objects of it wait to be known for nobody else's.
-    leaving_since: Option<Instant>,
-    /// Nothing is sent before this: its manifest could not be used.
-    held_until: Option<Instant>,
-    /// Nothing is sent before this: the last send failed on its way.
-    rests_until: Option<Instant>,
-    /// Sends in a row that failed on their way.
-    failures: u32,
-    /// Left out by the rules.
-    excluded: bool,
-    /// … for now: a rule asks for its directory, which is not known.
-    undecided: Option<Box<Problem>>,
-    problem: Option<Box<Problem>>,
-}
-
-#[derive(Debug)]
-struct Rewriting {
-    first: Instant,
-    since: Instant,
-    stat: Stat,
-}
 
 /// What a job brings back.
 enum Done {
