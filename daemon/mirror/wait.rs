@@ -179,13 +179,19 @@ impl Engine {
             if !scanned {
                 return false;
             }
-            let followed = |(key, record): (&SessionKey, &Box<Record>)| {
+            let followed = |(key, record): (&SessionKey, &Record)| {
                 let excluded = self.live.get(key).is_some_and(|live| live.excluded);
                 // One that is gone, too: its file may be back since.
                 (!record.superseded && !record.stopped && !excluded).then(|| key.clone())
             };
-            let keys: BTreeSet<SessionKey> =
-                self.state.state().sessions.iter().filter_map(followed).collect();
+            let keys: BTreeSet<SessionKey> = self
+                .state
+                .state()
+                .sessions
+                .iter()
+                .map(|(key, record)| (key, &**record))
+                .filter_map(followed)
+                .collect();
             keys.iter().for_each(|key| self.mark_dirty(key));
             waiter.stale = keys.iter().filter(|key| self.is_looking(key)).cloned().collect();
             waiter.unlooked = Some(keys);
