@@ -255,6 +255,34 @@ fn t31_t57_without_ledger_and_without_state_a_session_goes_on_and_nothing_comes_
 }
 
 #[test]
+fn t31_t57_a_part_that_is_lost_with_the_state_is_captured_again_from_its_rows() {
+    let home = Home::new();
+    let hermes = Hermes::new(&home, None);
+    hermes.session(SESSION, "/home/you/app");
+    for text in ["one", "two", "three"] {
+        hermes.say(SESSION, "user", text);
+        home.once();
+    }
+    let folder = home.bucket().join("sessions/hermes").join(SESSION);
+    let lost = manifest(&home, SESSION)["parts"][1]["uuid"].as_str().unwrap().to_owned();
+    std::fs::remove_file(folder.join(format!("part-00001-{lost}.jsonl"))).unwrap();
+    std::fs::remove_dir_all(home.state_dir()).unwrap();
+    hermes.say(SESSION, "user", "four");
+    home.once();
+    // What is left of the log, folded, is all rows again; of those that were not lost none comes twice.
+    let mut lines: Vec<Value> = Vec::new();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|it| it.unwrap().path()).collect();
+    names.sort();
+    for part in names.iter().filter(|path| path.extension().is_some_and(|it| it == "jsonl")) {
+        let text = std::fs::read_to_string(part).unwrap();
+        lines.extend(text.lines().map(|line| serde_json::from_str(line).unwrap()));
+    }
+    let said: Vec<_> = lines.iter().map(|line| line["content"].as_str().unwrap()).collect();
+    assert_eq!(said, ["one", "three", "two", "four"]);
+}
+
+#[test]
 fn t55_a_damaged_database_is_shown_and_one_in_its_place_begins_a_new_generation() {
     let home = Home::new();
     let hermes = Hermes::new(&home, None);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::daemon::{Daemon, list};
+use crate::support::daemon::{Daemon, list, status};
 use crate::support::home::{Home, files_below};
 use crate::support::{try_wait_for, wait_for};
 
@@ -134,6 +134,43 @@ fn a_path_from_a_hook_is_never_opened_and_names_of_others_do_nothing() {
     append(&path, "and on it goes");
     hook_stores(&home, "the session", &[], &claude_code_says(&path), "and on it goes");
     assert_eq!(list(&home).len(), 1);
+}
+
+/// A hook at every step of an agent, with the store away: looks keep a distance, of its session as of others.
+#[test]
+fn t37_hooks_do_not_make_the_interval_forgotten_while_the_store_is_away() {
+    let home = Home::new();
+    let path = home.claude_code("/home/ada", ID);
+    home.place(&path, line("the beginning").as_bytes());
+    let other = home.codex("01a202ff-e959-7981-a12a-3e16776f6a97");
+    home.place(&other, line("another beginning").as_bytes());
+    let _daemon = Daemon::start(&home, SELDOM);
+    wait_stored(&home, "the beginning");
+    wait_stored(&home, "another beginning");
+    let away = home.path().join("away");
+    fs::rename(home.bucket(), &away).unwrap();
+    fs::write(home.bucket(), "").unwrap();
+    let unknown = home.claude_code("/home/ada", "3f2a9c1e-0a5b-4c7d-9e8f-aaaaaaaaaaaa");
+    home.place(&unknown, line("a session that nobody has placed").as_bytes());
+    let began = Instant::now();
+    for number in 0..40 {
+        append(&path, &format!("step {number}"));
+        append(&other, &format!("step {number}"));
+        let says = if number % 2 == 0 { &path } else { &unknown };
+        hook(&home, "a step", &[], words(&claude_code_says(says)));
+    }
+    wait_for("the steps to be captured", || pending(&home));
+    // One look each two seconds, and one behind each scan, which are five seconds apart; two sessions, and the new one.
+    let looks = began.elapsed().as_secs() / 2 + began.elapsed().as_secs() / 5 + 2;
+    let captured = status(&home).unwrap()["pending"]["parts"].as_u64().unwrap();
+    assert!(captured <= 2 * looks + 1, "{captured} parts of at most {looks} looks");
+    fs::remove_file(home.bucket()).unwrap();
+    fs::rename(&away, home.bucket()).unwrap();
+    wait_stored(&home, "step 39");
+}
+
+fn pending(home: &Home) -> Option<()> {
+    (status(home)?["pending"]["parts"].as_u64()? > 0).then_some(())
 }
 
 #[test]

@@ -363,6 +363,9 @@ fn stop_ends_a_session_until_start() {
     let _daemon = Daemon::start(&scene.home, &NEVER);
     let id = scene.transcripts[0].id.clone();
     ctl_ok(&scene.home, &["stop", &id]);
+    let refused = ctl(&scene.home, &["flush", &id]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("is stopped: it is not looked at"), "{}", said(&refused));
     assert!(scene.manifest(0)["ended_at"].is_string());
     let stored = |scene: &Scene| {
         Bucket::read_one(&scene.home.bucket(), "claude-code", &id).sessions[0].by_manifest.clone()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::adopt::{AdoptError, Adopted, Adopter, Held};
 use super::find::NewFile;
@@ -116,7 +116,14 @@ impl Adopter {
         let mut buffer = vec![0; READ_BYTES];
         for name in parts {
             let object = key.part_key(&name);
-            let mut reader = self.store.get(&object).await?.reader;
+            let mut reader = match self.store.get(&object).await {
+                Ok(found) => found.reader,
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    self.check_lost(key, &name, error).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             loop {
                 let read = reader.read(&mut buffer).await.map_err(|error| {
                     StoreError::new(ErrorKind::Unavailable, "get", &object, error)
@@ -128,6 +135,22 @@ impl Adopter {
             }
         }
         Ok(())
+    }
+
+    /// A part is not there. If the manifest names it all the same, it is lost: what its lines said is not known then, and rows that the
+    /// database still has are captured again. If not, another recorder has merged it meanwhile: all is asked for anew.
+    async fn check_lost(
+        &self,
+        key: &SessionKey,
+        name: &PartName,
+        error: StoreError,
+    ) -> Result<(), AdoptError> {
+        let named = manifest::read(&*self.store, key).await?;
+        if named.is_some_and(|manifest| manifest.parts.iter().any(|part| part.name() == *name)) {
+            warn!(session = %key, part = %name, "a part is lost: its rows are captured again");
+            return Ok(());
+        }
+        Err(StoreError { kind: ErrorKind::Unavailable, ..error }.into())
     }
 
     async fn fold_waiting(

@@ -40,13 +40,29 @@ impl Engine {
             Command::Hint { hint, reply } => drop(reply.send(Ok(self.hint(&hint)))),
             Command::Flush { id: None, reply } => self.flush_all(Some(reply)),
             Command::Flush { id: Some(id), reply } => match self.current(&id) {
-                Ok(key) => {
-                    self.mark_dirty(&key);
-                    self.wait_for(Some(key), Reply::Flushed(reply));
-                }
+                Ok(key) => match self.unfollowed(&key) {
+                    Some(error) => drop(reply.send(Err(error))),
+                    None => {
+                        self.mark_dirty(&key);
+                        self.wait_for(Some(key), Reply::Flushed(reply));
+                    }
+                },
                 Err(error) => drop(reply.send(Err(error))),
             },
         }
+    }
+
+    /// Why a session is not looked at, if it is not: its flush would have nothing to wait for, and say that all is safe.
+    fn unfollowed(&self, key: &SessionKey) -> Option<ErrorBody> {
+        let (message, hint) = if self.state.get(key)?.stopped {
+            (format!("{key} is stopped: it is not looked at"), "tracecraftctl start ID")
+        } else if self.live.get(key)?.excluded {
+            let hint = "change the include and exclude rules of the configuration";
+            (format!("{key} is left out by your rules: it is not looked at"), hint)
+        } else {
+            return None;
+        };
+        Some(ErrorBody { code: ErrorCode::Busy, message, hint: Some(hint.to_owned()) })
     }
 
     fn stop(&mut self, id: &str, reply: oneshot::Sender<Answer<Session>>) {

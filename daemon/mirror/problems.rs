@@ -75,7 +75,9 @@ impl Engine {
         let live = self.live.entry(key.clone()).or_default();
         if live.problem.as_ref().is_none_or(|p| p.code != problem.code) {
             warn!(session = %key, code, message, "problem");
-            live.problem = Some(Box::new(problem.clone()));
+            if let Some(before) = live.problem.replace(Box::new(problem.clone())) {
+                self.tell_problem_over(&key.to_string(), &before.code);
+            }
             self.tell_problem(&key.to_string(), &problem);
         }
     }

@@ -3,6 +3,7 @@
 //! Knows what somebody waits for and whether it is so; refuses to make it so: looks and sends come from the mirror's other work.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -13,6 +14,9 @@ use super::handle::Answer;
 use crate::api::{ErrorBody, ErrorCode, Flushed, Session};
 use crate::part::SessionKey;
 use crate::state::Record;
+
+/// A flush that a signal asked for is over after this, whatever is left.
+const SIGNALLED_MAX: Duration = Duration::from_secs(60);
 
 /// Somebody who waits until sessions are safe.
 #[derive(Debug)]
@@ -29,13 +33,15 @@ pub(super) struct Waiter {
     targets: BTreeMap<SessionKey, u32>,
     parts_before: u64,
     bytes_before: u64,
+    /// When it was asked for.
+    since: Instant,
     pub(super) reply: Reply,
 }
 
 /// Whom to tell, and what.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// A signal or a hook asked.
+    /// A signal asked.
     Nobody,
     /// What a flush stored.
     Flushed(oneshot::Sender<Answer<Flushed>>),
@@ -63,6 +69,7 @@ impl Engine {
             targets: BTreeMap::new(),
             parts_before: self.summary.parts,
             bytes_before: self.summary.bytes,
+            since: Instant::now(),
             reply,
         });
         self.tick_at = self.tick_at.map(|_| Instant::now());
@@ -174,6 +181,12 @@ impl Engine {
     }
 
     fn is_answered(&mut self, waiter: &mut Waiter) -> bool {
+        // Where nobody waits, nothing is kept for a store that fails: what is left follows when it is back, asked for or not.
+        // As long as somebody waits the interval does not count, and nothing is merged.
+        let signalled = matches!(waiter.reply, Reply::Nobody);
+        if signalled && (self.store_is_away() || waiter.since.elapsed() >= SIGNALLED_MAX) {
+            return true;
+        }
         if waiter.unlooked.is_none() {
             let scanned = self.scan_done >= waiter.scan && self.nothing_to_place();
             if !scanned {
@@ -198,10 +211,6 @@ impl Engine {
         }
         if waiter.unlooked.as_ref().is_some_and(|keys| !keys.is_empty()) {
             return false;
-        }
-        // Where nobody waits, nothing is kept for an outage: what is left follows when the store is back, asked for or not.
-        if matches!(waiter.reply, Reply::Nobody) && self.store_is_away() {
-            return true;
         }
         if waiter.targets.is_empty() {
             let sessions = self.state.state().sessions.iter();
