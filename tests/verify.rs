@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::POLL;
-use crate::support::daemon::{Daemon, ctl, ctl_ok};
+use crate::support::daemon::{Daemon, ctl, ctl_ok, status};
 use crate::support::home::{Home, files_below, said};
 use crate::support::judge;
 use crate::support::oracle::Bucket;
@@ -304,6 +304,12 @@ const DAMAGES: &[Damage] = &[
     },
 ];
 
+/// Whether `status` knows of what a verification found.
+fn is_shown(home: &Home) -> bool {
+    let status = status(home).unwrap();
+    status["problems"].as_array().unwrap().iter().any(|problem| problem["code"] == "stored_wrong")
+}
+
 #[test]
 fn each_damage_is_told_with_its_object_and_mended_where_that_can_be() {
     let mut case = Case::new("claude-code");
@@ -318,6 +324,7 @@ fn each_damage_is_told_with_its_object_and_mended_where_that_can_be() {
         let told = ctl(&case.home, &["verify", &case.transcript.id, "--json"]);
         assert_eq!(told.status.code(), Some(1), "{name}: {}", said(&told));
         assert!(has(&told, code, "wrong"), "{name}: {:?}", findings(&told));
+        assert!(is_shown(&case.home), "{name}: status calls safe what is known to be damaged");
         let prefix = format!("sessions/claude-code/{}/", case.transcript.id);
         assert!(findings(&told).iter().all(|(_, _, object)| object.starts_with(&prefix)), "{name}");
 
@@ -327,6 +334,7 @@ fn each_damage_is_told_with_its_object_and_mended_where_that_can_be() {
             assert_eq!(told.status.code(), Some(0), "{name}: {}", said(&told));
             assert!(findings(&told).iter().any(|(_, weight, _)| weight == "mended"), "{name}");
             assert_eq!(judge::verdict(case.complaints()), Ok(()), "{name}");
+            assert!(!is_shown(&case.home), "{name}: it is mended");
             let told = ctl(&case.home, &["verify", "--deep", "--json"]);
             assert_eq!(told.status.code(), Some(0), "{name}: {}", said(&told));
         } else {

@@ -202,6 +202,8 @@ pub(crate) struct Engine {
     /// Flushes of everything that hooks asked for.
     hinted: hint::Asked,
     verification: Option<verify::Verification>,
+    /// What verifications since the start found wrong, and none has found right since.
+    found_wrong: BTreeSet<SessionKey>,
     problems: BTreeMap<ProblemKey, Problem>,
     listeners: listen::Listeners,
     /// What happened since the start, for monitoring.
@@ -303,6 +305,7 @@ impl Engine {
             waiters: Vec::new(),
             hinted: hint::Asked::default(),
             verification: None,
+            found_wrong: BTreeSet::new(),
             problems: BTreeMap::new(),
             listeners: listen::Listeners::default(),
             counts: handle::Counts::default(),

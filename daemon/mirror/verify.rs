@@ -159,16 +159,14 @@ impl Engine {
     pub(super) fn start_verification(&mut self) {
         let Some(run) = self.verification.as_mut().filter(|run| !run.running) else { return };
         if run.meter.events.is_closed() {
-            self.verification = None;
-            return;
+            return self.end_verification();
         }
         if self.phase == Phase::Stopping {
             let message = "the daemon is stopping: not all sessions were verified".to_owned();
             let hint = Some("try again when it runs again".to_owned());
             let error = ErrorBody { code: ErrorCode::Busy, message, hint };
             let _ = run.meter.events.try_send(Verifying::Failed { error });
-            self.verification = None;
-            return;
+            return self.end_verification();
         }
         if run.away >= AWAY_MAX {
             let rest = run.queue.len() as u64;
@@ -178,7 +176,7 @@ impl Engine {
         }
         let Some(key) = run.queue.front().cloned() else {
             let (events, sums) = (run.meter.events.clone(), run.sums.clone());
-            self.verification = None;
+            self.end_verification();
             self.verify_by(async move {
                 let done = events.send(Verifying::Done { sums });
                 let _ = tokio::time::timeout(UNREAD_MAX, done).await;
@@ -249,7 +247,7 @@ impl Engine {
                     run.running = false;
                 }
             }
-            Step::Told(false) => self.verification = None,
+            Step::Told(false) => self.end_verification(),
             Step::Ended => {} // Another one may have begun since.
         }
     }
@@ -257,6 +255,10 @@ impl Engine {
     fn listed_for_verification(&mut self, found: Vec<SessionKey>, failed: Option<Finding>) {
         let mut all: BTreeSet<SessionKey> = self.state.state().sessions.keys().cloned().collect();
         all.extend(found);
+        if failed.is_none() {
+            // Of what is there no more nothing is wrong any more.
+            self.found_wrong.retain(|key| all.contains(key));
+        }
         let Some(run) = &mut self.verification else { return };
         run.queue = all.into_iter().collect();
         run.meter.total_sessions = run.queue.len() as u64;
@@ -335,7 +337,29 @@ impl Engine {
         let away = verified.findings.iter().any(|finding| finding.code == "store");
         run.away = if away { run.away + 1 } else { 0 };
         add(&mut run.sums, &verified);
+        match verified.verdict {
+            Verdict::Fine => drop(self.found_wrong.remove(&key)),
+            Verdict::Wrong => drop(self.found_wrong.insert(key)),
+            Verdict::Unchecked => {}
+        }
         self.tell(verified);
+    }
+
+    /// What was found wrong is shown until a verification finds it right: `status` is not to call safe what is known to be damaged.
+    fn end_verification(&mut self) {
+        self.verification = None;
+        let Some(first) = self.found_wrong.first() else {
+            return self.clear_problem("stored_wrong", "");
+        };
+        let message = match self.found_wrong.len() {
+            1 => format!("{first} is not stored as it should be, says the last verification"),
+            n => format!(
+                "{n} sessions are not stored as they should be, says the last verification; {first} is one"
+            ),
+        };
+        let hint =
+            "`tracecraftctl verify` says what is wrong, and with --repair mends what can be mended";
+        self.problem("stored_wrong", "", &message, Some(hint));
     }
 
     /// A manifest was put beside the state's back: what the state says of it follows.
