@@ -16,7 +16,7 @@ use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
 use crate::support::proxy::{Plan, Proxy};
 use crate::support::writers::Transcript;
-use crate::support::{pace, seed, try_wait_for, wait_for_the_end_of, wait_until_ok};
+use crate::support::{pace, seed, try_wait_for, wait_for_the_end_of};
 
 /// The sessions of the campaign: eight of Claude Code, six of Codex, six of OpenClaw.
 const SESSIONS: u64 = 20;
@@ -398,12 +398,14 @@ pub(crate) fn run(setting: Setting) {
     assert!(caught_up.is_some(), "still not caught up:\n{}", last_lines(&daemon.said()));
     tally.catch_up = quiet.elapsed();
     ctl_ok(campaign.home(), &["flush"]);
-    wait_until_ok("everything to be stored", || {
+    let mut complaint = String::new();
+    let stored = try_wait_for(CATCH_UP_MAX, || {
         let (mut bucket, sources) = campaign.look();
         // What kills left behind loses nothing; it is complained about at the end.
         bucket.litter.clear();
-        judge::verdict(judge::at_rest(&bucket, &sources))
+        judge::verdict(judge::at_rest(&bucket, &sources)).map_err(|why| complaint = why).ok()
     });
+    assert!(stored.is_some(), "not all is stored:\n{complaint}");
     // What the oracle finds in order, the program finds in order, too: after kills, compactions, rewrites and moves. The store
     // fails nothing meanwhile: each part is asked for, and all of it has to be checked.
     let plan = |plan: fn() -> Plan| campaign.setting.proxy.iter().for_each(|it| it.fail(plan()));
