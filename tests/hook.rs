@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::support::daemon::{Daemon, list, status};
 use crate::support::home::{Home, files_below};
-use crate::support::{try_wait_for, wait_for};
+use crate::support::{skipped, strace, try_wait_for, wait_for};
 
 /// Looks that come by themselves would hide what a hook does.
 const SELDOM: &[&str] = &["--interval", "1h"];
@@ -123,7 +123,18 @@ fn a_path_from_a_hook_is_never_opened_and_names_of_others_do_nothing() {
     home.place(&path, line("the beginning").as_bytes());
     let stranger = home.path().join("not-a-session.jsonl");
     fs::write(&stranger, line("must not be stored")).unwrap();
-    let _daemon = Daemon::start(&home, SELDOM);
+    let mut command = home.tracecraftd();
+    command.args(SELDOM);
+    let traced = strace::usable().map(|()| strace::traced(&home, &command, false));
+    let (command, record) = match traced {
+        Ok((command, record)) => (command, Some(record)),
+        Err(why) => {
+            skipped("whether a path from a hook is opened", &why);
+            (command, None)
+        }
+    };
+    let mut daemon = Daemon::spawn_command(&home, command);
+    daemon.wait_ready(&home);
     wait_stored(&home, "the beginning");
     let below = home.path().join(".claude/projects/x/../../../not-a-session.jsonl");
     for hostile in [&stranger, &below, Path::new("/dev/zero"), Path::new("/")] {
@@ -134,6 +145,19 @@ fn a_path_from_a_hook_is_never_opened_and_names_of_others_do_nothing() {
     append(&path, "and on it goes");
     hook_stores(&home, "the session", &[], &claude_code_says(&path), "and on it goes");
     assert_eq!(list(&home).len(), 1);
+    assert_eq!(daemon.term().code(), Some(0), "{}", daemon.said());
+    for (name, bytes) in files_below(&home.bucket()) {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(!text.contains("must not be stored"), "{} has a stranger's words", name.display());
+    }
+    if let Some(record) = record {
+        assert!(!record.opens_below(&path).is_empty(), "strace saw the session opened");
+        // The daemon has reasons of its own to open the root directory.
+        for name in ["not-a-session.jsonl", "\"/dev/zero\""] {
+            let opened = record.opens_below(Path::new(name));
+            assert!(opened.is_empty(), "{name} was opened:\n{}", opened.join("\n"));
+        }
+    }
 }
 
 /// A hook at every step of an agent, with the store away: looks keep a distance, of its session as of others.

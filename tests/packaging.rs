@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::daemon::Daemon;
 use crate::support::home::{Home, run, said, try_run};
 use crate::support::oracle::snapshot;
 use crate::support::skipped;
@@ -92,7 +93,24 @@ fn archive(home: &Home) -> PathBuf {
 }
 
 fn install(home: &Home, archive: &Path, arguments: &[&str]) -> Output {
-    run(home.command("sh").arg(archive.join("install.sh")).args(arguments))
+    install_with(home, archive, None, &[], arguments)
+}
+
+/// The same with variables, and with a directory of programs that come before all others.
+fn install_with(
+    home: &Home,
+    archive: &Path,
+    first: Option<&Path>,
+    variables: &[(&str, &str)],
+    arguments: &[&str],
+) -> Output {
+    let mut command = home.command("sh");
+    command.envs(variables.iter().copied()).arg(archive.join("install.sh")).args(arguments);
+    if let Some(first) = first {
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", first.display()));
+    }
+    run(&mut command)
 }
 
 /// All that is in the home beside the archive.
@@ -163,6 +181,89 @@ fn the_install_script_writes_nothing_when_a_file_is_not_what_its_digest_says() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", said(&output));
     }
     assert_eq!(beside_the_archive(&home), before);
+}
+
+#[test]
+fn the_install_script_replaces_nothing_by_a_program_that_does_not_run_here() {
+    let home = Home::new();
+    let archive = archive(&home);
+    assert!(install(&home, &archive, &[]).status.success());
+    let before = beside_the_archive(&home);
+    fs::remove_file(archive.join("SHA256SUMS")).unwrap();
+    for name in ["tracecraftd", "tracecraftctl"] {
+        let program = archive.join("bin").join(name);
+        let good = archive.join("good");
+        fs::rename(&program, &good).unwrap();
+        // The head of a program for a machine that this is not.
+        fs::write(&program, b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xff\xff").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let output = install(&home, &archive, &[]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&format!("{name} does not run here")), "{told}");
+        assert!(told.contains("\ntry: "), "{told}");
+        assert_eq!(beside_the_archive(&home), before);
+        fs::rename(&good, &program).unwrap();
+    }
+}
+
+#[test]
+fn the_install_script_leaves_no_half_of_a_file_where_writing_fails() {
+    let home = Home::new();
+    let archive = archive(&home);
+    // A copier that fails halfway, as on a full disk.
+    let fake = home.path().join("archive/fake");
+    fs::create_dir(&fake).unwrap();
+    fs::write(fake.join("cp"), "#!/bin/sh\nprintf half >\"$2\"\nexit 1\n").unwrap();
+    fs::set_permissions(fake.join("cp"), fs::Permissions::from_mode(0o755)).unwrap();
+    let output = install_with(&home, &archive, Some(&fake), &[], &[]);
+    assert!(!output.status.success(), "{}", said(&output));
+    let left = beside_the_archive(&home);
+    let half: Vec<_> = left.keys().filter(|name| name.contains("tracecraft")).collect();
+    assert!(half.is_empty(), "{half:?}");
+}
+
+#[test]
+fn the_install_script_takes_no_program_from_another_users_service() {
+    let home = Home::new();
+    let archive = archive(&home);
+    assert!(install(&home, &archive, &[]).status.success());
+    let program = home.path().join(".local/bin/tracecraftd");
+    // With sudo: the unit is in the home of whoever asked, not in root's.
+    let ada = home.path().join("archive/ada");
+    let unit = ada.join(".config/systemd/user/tracecraftd.service");
+    fs::create_dir_all(unit.parent().unwrap()).unwrap();
+    fs::write(&unit, format!("[Service]\nExecStart={}\n", program.display())).unwrap();
+    let fake = home.path().join("archive/fake");
+    fs::create_dir(&fake).unwrap();
+    let answer = format!(
+        "#!/bin/sh\n[ \"$*\" = 'passwd ada' ] && echo ada:x:1:1::{}:/bin/sh\n",
+        ada.display()
+    );
+    fs::write(fake.join("getent"), answer).unwrap();
+    fs::set_permissions(fake.join("getent"), fs::Permissions::from_mode(0o755)).unwrap();
+    let sudo = [("SUDO_USER", "ada")];
+    let output = install_with(&home, &archive, Some(&fake), &sudo, &["--uninstall"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(unit.to_str().unwrap()));
+    assert!(program.is_file());
+    fs::remove_file(&unit).unwrap();
+    // A process is one too, whoever's unit it is of.
+    if Path::new("/proc/self/exe").exists() {
+        let mut command = home.command(program.to_str().unwrap());
+        command.args(["--interval", "1h"]);
+        let mut daemon = Daemon::spawn_command(&home, command);
+        daemon.wait_ready(&home);
+        let output = install(&home, &archive, &["--uninstall"]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&format!("process {} still runs", daemon.pid())), "{told}");
+        assert!(program.is_file());
+        daemon.kill9();
+    }
+    let output = install_with(&home, &archive, Some(&fake), &sudo, &["--uninstall"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!program.exists());
 }
 
 #[test]
