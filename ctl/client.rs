@@ -22,7 +22,7 @@ use tracecraft::api::{ErrorBody, ErrorCode, PROTOCOL, PROTOCOL_HEADER, VERSION_H
 use crate::failure::Failure;
 
 /// A daemon accepts within milliseconds; one whose queue of connections stays full is stuck.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between attempts while the daemon's queue of connections is full.
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -42,7 +42,7 @@ pub(crate) const PIECE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Largest document that is read: a list of some 100,000 sessions.
 const DOCUMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Largest line of progress.
+/// Largest line of progress, or of what goes on: a snapshot has tens of KiB.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
 /// A daemon that may be there.
@@ -340,7 +340,9 @@ impl Lines {
                 return Ok(Some(line));
             }
             if self.pending.len() > LINE_BYTES_MAX {
-                return Err(Failure::failed("the daemon's progress has a line without end".into()));
+                // No trying again mends it.
+                let what = "the daemon's answer has a line without end".to_owned();
+                return Err(Failure::protocol(what).hint(RESTART));
             }
             match self.stream.next().await? {
                 Some(bytes) => self.pending.extend_from_slice(&bytes),

@@ -48,6 +48,16 @@ fn push_clean(clean: &mut String, character: char) {
     }
 }
 
+/// A path as a word of a shell's command: as it is, or in quotes.
+pub(crate) fn shell_word(path: &std::path::Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if !path.is_empty() && path.chars().all(is_plain) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', "'\\''"))
+}
+
 /// Columns that a terminal needs for a text.
 pub(crate) fn columns(text: &str) -> usize {
     text.width()
@@ -220,6 +230,18 @@ mod tests {
         let code = "```\nlet a = long line of code;\n```\nlong words\n";
         let kept = ["```", "let a = long line of code;", "```", "long", "words", ""];
         assert_eq!(wrap(code, 8), kept);
+    }
+
+    #[test]
+    fn a_path_in_a_command_is_one_word_whatever_is_in_it() {
+        for (path, word) in [
+            ("/home/me/.codex", "/home/me/.codex"),
+            ("/home/me/a b", "'/home/me/a b'"),
+            ("/it's; rm -rf $HOME", "'/it'\\''s; rm -rf $HOME'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(path.as_ref()), word);
+        }
     }
 
     #[test]

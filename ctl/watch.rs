@@ -121,6 +121,7 @@ impl Watch<'_> {
             };
             match came {
                 Came::Line(Ok(Some(line))) => self.show(&line)?,
+                Came::Line(Err(failure)) if !failure.may_pass() => return Err(failure),
                 // A stream that ends or breaks: the daemon stops, is killed, or hangs.
                 Came::Line(_) => {
                     lines = None;

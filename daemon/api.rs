@@ -149,6 +149,13 @@ pub struct Status {
     pub remote: Option<Remote>,
     /// What is wrong now; empty when all is well.
     pub problems: Vec<Problem>,
+    /// Problems that are not among them: a snapshot of the stream of events has the first fifty, the answer to a question all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub problems_left_out: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What is known of a remote store.

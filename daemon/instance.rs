@@ -67,7 +67,7 @@ pub(crate) fn look(state_dir: &Path) -> io::Result<Option<Holder>> {
     let inode = lock.metadata()?.ino().to_string();
     let holder = Holder::read(&lock);
     let held = match std::fs::read_to_string(LOCKS) {
-        Ok(table) => table.lines().any(|line| is_lock_of(line, &inode)),
+        Ok(table) => table.lines().any(|line| is_lock_of(line, &inode, holder.pid)),
         // Not Linux: whoever wrote the file holds it as long as it lives.
         Err(_) => holder.pid.is_some_and(is_alive),
     };
@@ -75,11 +75,15 @@ pub(crate) fn look(state_dir: &Path) -> io::Result<Option<Holder>> {
 }
 
 /// Whether a line of the kernel's table is a lock on this inode: `1: FLOCK  ADVISORY  WRITE 707 08:01:1234 0 EOF`. The device is
-/// not compared: some file systems have another one there than `stat` tells.
-fn is_lock_of(line: &str, inode: &str) -> bool {
+/// not compared: some file systems have another one there than `stat` tells. So that a file of the same number on another
+/// disk is not taken for ours, the process has to be the one that the file names.
+fn is_lock_of(line: &str, inode: &str, holder: Option<u32>) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let is_lock = words.get(1) == Some(&"FLOCK");
-    is_lock && words.get(5).and_then(|file| file.rsplit(':').next()) == Some(inode)
+    let pid: Option<u32> = words.get(4).and_then(|pid| pid.parse().ok());
+    // The lock is taken a moment before the file says by whom; then, and where another namespace numbers it, the inode decides.
+    let is_holder = holder.is_none() || pid.is_none_or(|pid| pid == 0) || pid == holder;
+    is_lock && is_holder && words.get(5).and_then(|file| file.rsplit(':').next()) == Some(inode)
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -302,8 +306,10 @@ mod tests {
         drop(instance);
         acquire_free(dir.path());
         let line = "1: FLOCK  ADVISORY  WRITE 707 fe:00:1234 0 EOF";
-        assert!(is_lock_of(line, "1234") && !is_lock_of(line, "234"));
-        assert!(!is_lock_of("1: POSIX  ADVISORY  WRITE 707 fe:00:1234 0 EOF", "1234"));
+        let ours = Some(707);
+        assert!(is_lock_of(line, "1234", ours) && !is_lock_of(line, "234", ours));
+        assert!(is_lock_of(line, "1234", None) && !is_lock_of(line, "1234", Some(708)));
+        assert!(!is_lock_of("1: POSIX  ADVISORY  WRITE 707 fe:00:1234 0 EOF", "1234", ours));
     }
 
     #[test]

@@ -61,10 +61,11 @@ mod tests {
     fn what_is_used_grows_with_what_is_done() {
         let before = Usage::now();
         assert!(before.resident_bytes.unwrap() > 1 << 20, "{before:?}");
-        let held: Vec<_> = (0..3).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        // Many, because other tests open and close some, too.
+        let held: Vec<_> = (0..300).map(|_| fs::File::open("/dev/null").unwrap()).collect();
         let mut after = Usage::now();
-        // Other tests open and close, too.
-        assert!(after.descriptors.unwrap() >= held.len() as u64, "{after:?}");
+        let more = after.descriptors.unwrap().saturating_sub(before.descriptors.unwrap());
+        assert!(more >= held.len() as u64 / 3, "{before:?} {after:?}");
         assert!(after.descriptors_max >= after.descriptors, "{after:?}");
         while after.cpu <= before.cpu {
             after = Usage::now();

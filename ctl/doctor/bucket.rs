@@ -44,7 +44,7 @@ pub(super) fn store(examination: &Examination, found: &Found) -> Vec<Check> {
 }
 
 fn local(local: &Local) -> Check {
-    let path = local.path.display();
+    let (path, word) = (local.path.display(), text::shell_word(&local.path));
     match &local.found {
         Some(LocalState::Fine) => ok(Code::Store, format!("{path} can be read and written")),
         Some(LocalState::NotYet) => {
@@ -53,17 +53,17 @@ fn local(local: &Local) -> Check {
         Some(LocalState::Gone) => wrong(
             Code::Store,
             format!("{path} is gone, and sessions were stored in it: a disk that is not there?"),
-            format!("bring it back, and look: ls {path}"),
+            format!("bring it back, and look: ls {word}"),
         ),
         Some(LocalState::Unusable(why)) => wrong(
             Code::Store,
             format!("{path} cannot be used: {why}"),
-            format!("chmod u+rwx {path}"),
+            format!("chmod u+rwx {word}"),
         ),
         None => wrong(
             Code::Unfinished,
             format!("{path} could not be looked at in time: a disk hangs"),
-            format!("ls -d {path}"),
+            format!("ls -d {word}"),
         ),
     }
 }
@@ -75,33 +75,43 @@ fn remote(bucket: &Bucket) -> Vec<Check> {
         checks.push(keys(&bucket.keys));
     }
     checks.extend(bucket.ahead_seconds.map(clock));
-    let Bucket { name, endpoint, region, .. } = bucket;
+    let name = &bucket.name;
     match &bucket.list {
         Tried::Not => {}
         Tried::Fine => {
             checks.push(ok(Code::Bucket, format!("{name} is there")));
             checks.push(ok(Code::ListRight, "listing is allowed"));
         }
-        Tried::Failed(about, why) => checks.push(match about {
-            About::Keys => wrong(Code::Credentials, why.clone(), correct(&bucket.keys)),
-            About::Bucket => wrong(
-                Code::Bucket,
-                why.clone(),
-                format!("tracecraftd --check shows {endpoint} and {region}: set store, endpoint and region to where the bucket is"),
-            ),
-            About::Clock => wrong(Code::Clock, why.clone(), SET_CLOCK),
-            About::Right => wrong(Code::ListRight, why.clone(), policy("s3:ListBucket", name)),
-            About::Way => wrong(Code::Store, why.clone(), format!("curl -sI {endpoint} | head -1")),
-        }),
+        Tried::Failed(about, why) => {
+            checks.push(refused(bucket, *about, why, (Code::ListRight, "s3:ListBucket")));
+        }
     }
     match &bucket.get {
         Tried::Not => {}
         Tried::Fine => checks.push(ok(Code::GetRight, "reading is allowed")),
-        Tried::Failed(_, why) => {
-            checks.push(wrong(Code::GetRight, why.clone(), policy("s3:GetObject", name)));
+        Tried::Failed(about, why) => {
+            checks.push(refused(bucket, *about, why, (Code::GetRight, "s3:GetObject")));
         }
     }
     checks
+}
+
+/// What failed, by what is to be mended. Only a missing right is the right's own code.
+fn refused(bucket: &Bucket, about: About, why: &str, (code, right): (Code, &str)) -> Check {
+    let Bucket { name, endpoint, region, .. } = bucket;
+    match about {
+        About::Keys => wrong(Code::Credentials, why, correct(&bucket.keys)),
+        About::Bucket => wrong(
+            Code::Bucket,
+            why,
+            format!(
+                "tracecraftd --check shows {endpoint} and {region}: set store, endpoint and region to where the bucket is"
+            ),
+        ),
+        About::Clock => wrong(Code::Clock, why, SET_CLOCK),
+        About::Right => wrong(code, why, policy(right, name)),
+        About::Way => wrong(Code::Store, why, format!("curl -sI {endpoint} | head -1")),
+    }
 }
 
 /// The edit that mends keys which a store refuses.

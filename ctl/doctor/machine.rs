@@ -70,7 +70,7 @@ pub(super) fn agents(examination: &Examination) -> Vec<Check> {
 
 fn root(root: &Root) -> Option<Check> {
     let Root { harness, path, state } = root;
-    let path = path.display();
+    let (path, word) = (path.display(), text::shell_word(path));
     match state {
         RootState::Missing => None,
         RootState::There => Some(ok(Code::Root, format!("{harness} {path}"))),
@@ -79,12 +79,12 @@ fn root(root: &Root) -> Option<Check> {
             format!(
                 "{harness} {path} belongs to another user (uid {uid}): nothing of it is recorded"
             ),
-            format!("sudo chown -R \"$(id -u)\" {path}"),
+            format!("sudo chown -R \"$(id -u)\" {word}"),
         )),
         RootState::Unreadable(why) => Some(wrong(
             Code::Root,
             format!("{harness} {path} cannot be read: {why}"),
-            format!("chmod u+rwx {path}"),
+            format!("chmod u+rwx {word}"),
         )),
     }
 }
@@ -109,13 +109,13 @@ fn retention(found: &Retention) -> Check {
 pub(super) fn own(examination: &Examination, found: &Found) -> Vec<Check> {
     let settings = &examination.settings;
     let Some(own) = &examination.own else {
-        let dir = settings.state_dir.display();
+        let dir = text::shell_word(&settings.state_dir);
         return vec![unfinished("the state directory", &format!("ls -ld {dir}"))];
     };
     let mut checks = vec![
         state_dir(own, settings),
         snapshot(own),
-        lock(own),
+        lock(own, settings),
         socket(own, settings, found),
         disk_space(own, settings),
         outbox(own, settings),
@@ -126,7 +126,7 @@ pub(super) fn own(examination: &Examination, found: &Found) -> Vec<Check> {
 }
 
 fn state_dir(own: &Own, settings: &Settings) -> Check {
-    let dir = settings.state_dir.display();
+    let (dir, word) = (settings.state_dir.display(), text::shell_word(&settings.state_dir));
     match &own.directory {
         Directory::Missing => {
             ok(Code::StateDir, format!("{dir} is not there yet: the first start makes it"))
@@ -135,24 +135,24 @@ fn state_dir(own: &Own, settings: &Settings) -> Check {
         Directory::Open(mode) => warning(
             Code::StateDir,
             format!("{dir} is open to other users ({mode:o}); the next start closes it"),
-            format!("chmod 700 {dir}"),
+            format!("chmod 700 {word}"),
         ),
         Directory::Foreign(uid) => wrong(
             Code::StateDir,
             format!("{dir} belongs to another user (uid {uid}): the daemon does not start"),
-            format!("sudo chown -R \"$(id -u)\" {dir}"),
+            format!("sudo chown -R \"$(id -u)\" {word}"),
         ),
         Directory::Unusable(why) => wrong(
             Code::StateDir,
             format!("{dir} cannot be used: {why}"),
-            format!("ls -ld {dir}, and make it a directory of your own"),
+            format!("ls -ld {word}, and make it a directory of your own"),
         ),
     }
 }
 
 fn snapshot(own: &Own) -> Check {
     let file = own.state_dir.join("state.json");
-    let file = file.display();
+    let (file, word) = (file.display(), text::shell_word(&file));
     match &own.snapshot {
         Snapshot::Missing => ok(Code::State, "nothing was recorded yet"),
         Snapshot::Fine(sessions) => {
@@ -172,12 +172,12 @@ fn snapshot(own: &Own) -> Check {
             "install the newer tracecraftd that wrote it, and `tracecraftctl service restart`",
         ),
         Snapshot::Unreadable(why) => {
-            wrong(Code::State, why.clone(), format!("sudo chown \"$(id -u)\" {file}"))
+            wrong(Code::State, why.clone(), format!("sudo chown \"$(id -u)\" {word}"))
         }
     }
 }
 
-fn lock(own: &Own) -> Check {
+fn lock(own: &Own, settings: &Settings) -> Check {
     match &own.lock {
         Lock::Free => ok(Code::Lock, "nobody holds it: no daemon runs on this state"),
         Lock::Held { pid, since } => {
@@ -188,17 +188,19 @@ fn lock(own: &Own) -> Check {
         Lock::Unknown(why) => wrong(
             Code::Lock,
             format!("it cannot be looked at: {why}"),
-            format!("ls -l {}", own.state_dir.join("tracecraftd.lock").display()),
+            // There is one for all stores, above their own directories.
+            format!("ls -l {}", text::shell_word(&settings.state_dir.join("tracecraftd.lock"))),
         ),
     }
 }
 
 fn socket(own: &Own, settings: &Settings, found: &Found) -> Check {
-    let path = settings.socket.display();
+    let (path, word) = (settings.socket.display(), text::shell_word(&settings.socket));
     let held = matches!(own.lock, Lock::Held { .. });
     if let Some(fault) = &own.socket_fault {
-        let dir = settings.socket.parent().unwrap_or(&settings.socket).display();
-        let what = format!("{dir} {fault}: the daemon makes no socket there");
+        let dir = settings.socket.parent().unwrap_or(&settings.socket);
+        let what = format!("{} {fault}: the daemon makes no socket there", dir.display());
+        let dir = text::shell_word(dir);
         return wrong(
             Code::Socket,
             what,
@@ -209,7 +211,7 @@ fn socket(own: &Own, settings: &Settings, found: &Found) -> Check {
         Socket::NotASocket => wrong(
             Code::Socket,
             format!("{path} is no socket: the daemon cannot listen there"),
-            format!("mv {path} {path}.aside"),
+            format!("mv {word} {}", text::shell_word(&settings.socket.with_extension("aside"))),
         ),
         Socket::Listened | Socket::There => ok(Code::Socket, format!("{path} is listened on")),
         // Whoever holds the lock listens, or will in a moment: the network namespace may be another one.
@@ -246,7 +248,7 @@ fn disk_space(own: &Own, settings: &Settings) -> Check {
         Err(why) => wrong(
             Code::DiskSpace,
             format!("the free space of {dir} cannot be told: {why}"),
-            format!("df -h {dir}"),
+            format!("df -h {}", text::shell_word(&own.state_dir)),
         ),
         Ok(free) => {
             let is = format!("{} free for {dir}", text::bytes(*free));
@@ -297,20 +299,22 @@ fn watches(granted: Watches, agents: Option<&Agents>, found: &Found) -> Check {
         "{needed} to watch, of {watches_max} for all your programs; {instances} of {instances_max} watchers in use"
     );
     let polled = "sessions are found by polling, which costs more";
-    let raise = |name: &str, to: u64| {
+    // A file for each, so that one does not undo the other; and never less than there is.
+    let raise = |what: &str, to: u64, granted: u64| {
+        let to = to.max(granted.saturating_mul(2));
         format!(
-            "echo fs.inotify.{name}={to} | sudo tee /etc/sysctl.d/60-inotify.conf && sudo sysctl --system"
+            "echo fs.inotify.max_user_{what}={to} | sudo tee /etc/sysctl.d/60-tracecraft-{what}.conf && sudo sysctl --system"
         )
     };
     let runs = matches!(found.daemon, Daemon::Answered(_));
     if directories > watches_max {
-        warning(Code::Watches, format!("{is}: {polled}"), raise("max_user_watches", 524_288))
+        warning(Code::Watches, format!("{is}: {polled}"), raise("watches", 524_288, watches_max))
     } else if directories > WATCHES_MAX {
         let what = format!("{is}; the recorder takes at most {WATCHES_MAX}: {polled}");
         note(Code::Watches, what, "move old sessions out of the agent's directory: they are stored")
     } else if instances >= instances_max && !runs {
         let what = format!("{is}: none is left, and {polled}");
-        warning(Code::Watches, what, raise("max_user_instances", 1024))
+        warning(Code::Watches, what, raise("instances", 1024, instances_max))
     } else {
         ok(Code::Watches, is)
     }

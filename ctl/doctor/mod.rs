@@ -22,7 +22,7 @@ use tracecraft::paths::Environment;
 use tracecraft::{ConfigError, Flags};
 
 pub(crate) use self::check::{Check, Checks, Verdict};
-use crate::client::Client;
+use crate::client::{CONNECT_TIMEOUT, Client};
 use crate::failure::Failure;
 use crate::render;
 use crate::service::{Examined, examine};
@@ -112,8 +112,9 @@ async fn service(socket: Option<PathBuf>) -> Option<Examined> {
 
 async fn ask(client: &Client) -> Daemon {
     let asked = client.get::<Status>(route::STATUS, DAEMON_MAX);
-    // A daemon that admits nobody, and one that sends its answer in drops, must not take longer either.
-    let Ok(answer) = timeout(2 * DAEMON_MAX, asked).await else {
+    // A daemon that admits nobody, and one that sends its answer in drops, must not take longer either: with the 18 s that a
+    // store may take before, all of it has to end within 30 s.
+    let Ok(answer) = timeout(DAEMON_MAX + CONNECT_TIMEOUT, asked).await else {
         return Daemon::Silent(
             "the daemon is there, and its answer did not come in time".to_owned(),
         );

@@ -136,7 +136,11 @@ pub(super) fn service(found: &Found) -> Vec<Check> {
         checks.push(warning(
             Code::Programs,
             format!("{} comes before {} in PATH", first.display(), others.join(", ")),
-            format!("remove the older one: {} --version; {} --version", first.display(), others[0]),
+            format!(
+                "remove the older one: {} --version; {} --version",
+                text::shell_word(first),
+                text::shell_word(&service.programs[1])
+            ),
         ));
     }
     if service.is_wsl {

@@ -117,6 +117,7 @@ fn status() -> Status {
         pending: Pending::default(),
         last_stored_at: Some("2026-07-02T09:59:00Z".into()),
         last_flush_at: None,
+        problems_left_out: 0,
         stalled_seconds: None,
         usage: None,
         remote: None,
@@ -250,6 +251,76 @@ fn the_recorders_own_files_are_judged_by_what_they_cost() {
     }
 }
 
+/// All the commands that are told.
+fn hints(change: impl FnOnce(&mut Examination)) -> String {
+    let (mut it, mut examined) = (well(), examination());
+    change(&mut examined);
+    it.examination = Ok(examined);
+    let checks = judge(&it).checks;
+    checks.into_iter().filter_map(|check| check.hint).map(|hint| hint + "\n").collect()
+}
+
+#[test]
+fn a_path_with_a_space_is_one_word_of_every_command() {
+    let odd = std::path::PathBuf::from("/home/me/my files");
+    let all = [
+        hints(|it| {
+            let own = it.own.as_mut().unwrap();
+            (own.state_dir, it.settings.state_dir) = (odd.clone(), odd.clone());
+            it.settings.socket = odd.join("s");
+            own.directory = Directory::Foreign(9);
+            own.snapshot = Snapshot::Unreadable("no".into());
+            own.lock = Lock::Unknown("no".into());
+            own.socket = Socket::NotASocket;
+            own.free_bytes = Err("no".into());
+        }),
+        hints(|it| {
+            it.settings.state_dir = odd.clone();
+            it.settings.socket = odd.join("s");
+            let own = it.own.as_mut().unwrap();
+            (own.directory, own.socket_fault) = (Directory::Open(0o755), Some("is open".into()));
+            it.local = Some(Local { path: odd.clone(), found: Some(LocalState::Gone) });
+            let roots = &mut it.agents.as_mut().unwrap().roots;
+            roots[0].path = odd.clone();
+            roots[0].state = RootState::Foreign(9);
+            (roots[1].path, roots[1].state) = (odd.clone(), RootState::Unreadable("no".into()));
+        }),
+        hints(|it| {
+            it.local =
+                Some(Local { path: odd.clone(), found: Some(LocalState::Unusable("no".into())) });
+        }),
+    ];
+    let all = all.concat();
+    assert_eq!(all.matches("my files").count(), all.matches("'/home/me/my files").count(), "{all}");
+    assert!(all.matches("my files").count() >= 12, "{all}");
+}
+
+#[test]
+fn what_raises_one_limit_of_the_kernel_keeps_the_other_and_never_lowers_it() {
+    let hint = |change: fn(&mut Watches, &mut Agents)| {
+        let mut it = well();
+        let mut examined = examination();
+        it.daemon = Daemon::Away;
+        change(
+            examined.own.as_mut().unwrap().watches.as_mut().unwrap(),
+            examined.agents.as_mut().unwrap(),
+        );
+        it.examination = Ok(examined);
+        let checks = judge(&it).checks;
+        checks.into_iter().find(|it| it.code == Code::Watches).unwrap().hint.unwrap()
+    };
+    let watches = hint(|it, agents| {
+        (it.watches_max, agents.directories) = (600_000, 700_000);
+    });
+    assert!(watches.contains("max_user_watches=1200000 "), "{watches}");
+    let instances = hint(|it, _| it.instances = it.instances_max);
+    assert!(instances.contains("max_user_instances=1024 "), "{instances}");
+    let file = |hint: &str| {
+        hint.split(' ').find(|it| it.starts_with("/etc/sysctl.d/")).unwrap().to_owned()
+    };
+    assert_ne!(file(&watches), file(&instances));
+}
+
 #[test]
 fn a_daemon_that_is_silent_strange_or_gone_is_each_told_so() {
     use Verdict::{Warning, Wrong};
@@ -311,6 +382,10 @@ fn what_keeps_a_store_from_being_used_has_a_code_of_its_own() {
     assert_eq!(failed(About::Way), [(Code::Store, Wrong)]);
     let get = |it: &mut Bucket| it.get = Tried::Failed(About::Right, "no".into());
     assert_eq!(remote(|it, _| get(it)), [(Code::GetRight, Wrong)]);
+    // A store that is away for a moment, or keys that ran out, are no missing right.
+    let get = |about| remote(|it, _| it.get = Tried::Failed(about, "no".into()));
+    assert_eq!(get(About::Way), [(Code::Store, Wrong)]);
+    assert_eq!(get(About::Keys), [(Code::Credentials, Wrong)]);
     assert_eq!(remote(|it, _| it.answers = Err("no".into())), [(Code::Store, Wrong)]);
     assert_eq!(
         remote(|it, _| it.keys = Keys::Missing("none".into(), None)),

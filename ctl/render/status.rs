@@ -53,13 +53,17 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
         for found in &status.problems {
             out.push_str(&problem(found, "  ", terminal));
         }
+        if status.problems_left_out > 0 {
+            let more = text::count(status.problems_left_out, "problem", "problems");
+            out.push_str(&format!("  and {more} more: `tracecraftctl status` shows all\n"));
+        }
     }
     out
 }
 
 fn headline(status: &Status, terminal: &Terminal) -> String {
     let version = text::line(&status.version);
-    let problems = status.problems.len() as u64;
+    let problems = status.problems.len() as u64 + status.problems_left_out;
     let (ink, words) = match status.phase {
         _ if status.stalled_seconds.is_some() => {
             let since = text::duration(status.stalled_seconds.unwrap_or(0));

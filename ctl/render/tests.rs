@@ -73,6 +73,7 @@ fn status() -> Status {
         stored_bytes: 124_151_234,
         pending: Pending::default(),
         last_stored_at: Some("2026-07-02T09:59:56Z".into()),
+        problems_left_out: 0,
         last_flush_at: Some("2026-07-02T09:59:57Z".into()),
         usage: Some(Usage {
             resident_bytes: Some(19_293_798),

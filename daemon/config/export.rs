@@ -70,6 +70,7 @@ impl Given<'_> {
             (super::STATE_DIR.name, &config.state_dir.origin),
             (super::SOCKET.name, &config.socket.origin),
             (super::LOG_KEY.name, &config.log.origin),
+            (super::LOG_FORMAT.name, &config.log_format.origin),
             (super::REDACT.name, &config.redact.origin),
             (super::MIN_FREE_SPACE_KEY.name, &config.min_free_space.origin),
             (super::OUTBOX_MAX_KEY.name, &config.outbox_max.origin),

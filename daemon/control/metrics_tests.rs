@@ -33,6 +33,7 @@ fn status() -> Status {
         pending: Pending { parts: 2, bytes: 700, oldest_seconds: Some(42) },
         last_stored_at: Some("2026-07-02T09:59:56.25Z".into()),
         last_flush_at: None,
+        problems_left_out: 0,
         usage: None,
         stalled_seconds: None,
         remote: None,

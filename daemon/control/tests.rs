@@ -67,6 +67,7 @@ fn status() -> Status {
         pending: Pending::default(),
         last_stored_at: None,
         last_flush_at: None,
+        problems_left_out: 0,
         usage: None,
         stalled_seconds: None,
         remote: None,

@@ -249,6 +249,7 @@ impl Engine {
             stalled_seconds: None,
             remote: (!self.tools.store.is_local()).then(|| self.remote()),
             problems,
+            problems_left_out: 0,
         }
     }
 

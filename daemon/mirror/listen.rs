@@ -19,6 +19,10 @@ const LISTENERS_MAX: usize = 16;
 /// Least time between two snapshots: as often as a person can see. One looks at every session that is known.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(250);
 
+/// Problems of a snapshot. A directory of thousands of sessions that cannot be read is a problem for each of them, and a snapshot
+/// is one line, which its reader holds whole.
+pub(super) const PROBLEMS_MAX: usize = 50;
+
 /// A listener that has read nothing for so long does not listen; its place is given to others.
 const UNREAD_MAX: Duration = Duration::from_secs(600);
 
@@ -67,7 +71,7 @@ impl Engine {
             return Err(answer::error(ErrorCode::Unavailable, "too many listeners at once"));
         }
         let feed = Arc::new(Feed::default());
-        feed.push(Event::Status { status: Box::new(self.status()) });
+        feed.push(Event::Status { status: Box::new(snapshot(self.status())) });
         self.listeners.feeds.push(feed.clone());
         Ok(feed)
     }
@@ -123,7 +127,7 @@ impl Engine {
         }
         self.listeners.news = false;
         self.listeners.next_at = Some(Instant::now() + SNAPSHOT_EVERY);
-        let status = self.status();
+        let status = snapshot(self.status());
         let lasting = lasting(&status);
         if self.listeners.told.as_ref() != Some(&lasting) {
             self.listeners.told = Some(lasting);
@@ -174,6 +178,14 @@ impl Engine {
             listeners: self.listeners.feeds.len() as u64,
         }
     }
+}
+
+/// A status as listeners get it: of its problems as many as fit, and how many more there are.
+fn snapshot(mut status: Status) -> Status {
+    let left_out = status.problems.len().saturating_sub(PROBLEMS_MAX);
+    status.problems.truncate(PROBLEMS_MAX);
+    status.problems_left_out += left_out as u64;
+    status
 }
 
 /// A snapshot without what changes while nothing happens.

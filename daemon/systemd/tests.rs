@@ -28,6 +28,7 @@ fn status(phase: Phase, parts: u64) -> Status {
         pending: Pending { parts, bytes: parts, oldest_seconds: None },
         last_stored_at: None,
         last_flush_at: None,
+        problems_left_out: 0,
         usage: None,
         stalled_seconds: None,
         remote: None,
