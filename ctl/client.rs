@@ -3,7 +3,7 @@
 //! Every wait has a limit, and every way in which a daemon can be away or strange has its own words and exit code.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +55,11 @@ impl Client {
     /// Connects later.
     pub(crate) fn new(socket: PathBuf) -> Client {
         Client { socket }
+    }
+
+    /// Where the daemon listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Reads a document.

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream as StdStream;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
-use signal_hook::low_level::pipe;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
+use signal_hook::low_level::{emulate_default_handler, pipe};
 use tokio::net::UnixStream;
 use unicode_width::UnicodeWidthChar;
 
@@ -45,6 +45,15 @@ impl Screen {
         self.drawn = text.matches('\n').count();
         out.write_all(text.as_bytes())?;
         out.flush()
+    }
+
+    /// Gives the terminal to the shell until the user comes back (Ctrl-Z, `fg`).
+    pub(crate) fn suspend(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.close(out)?;
+        // Stops here, and goes on here.
+        emulate_default_handler(SIGTSTP)?;
+        *self = Screen::open(out)?;
+        Ok(())
     }
 
     /// Gives the cursor back, below what is drawn.
@@ -119,8 +128,10 @@ fn size() -> (usize, usize) {
 /// What a signal means here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// SIGINT, SIGTERM, SIGHUP: give the terminal back and end.
+    /// SIGINT, SIGQUIT, SIGTERM, SIGHUP: give the terminal back and end.
     End,
+    /// SIGTSTP: give the terminal back for a while.
+    Suspended,
     /// SIGWINCH: the terminal has another size.
     Resized,
 }
@@ -128,13 +139,18 @@ pub(crate) enum Told {
 /// Signals as bytes that wait until somebody reads.
 pub(crate) struct Signals {
     end: UnixStream,
+    suspended: UnixStream,
     resized: UnixStream,
 }
 
 impl Signals {
     /// Takes them over from their default actions. Must be called within a runtime.
     pub(crate) fn new() -> io::Result<Signals> {
-        Ok(Signals { end: line(&[SIGINT, SIGTERM, SIGHUP])?, resized: line(&[SIGWINCH])? })
+        Ok(Signals {
+            end: line(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP])?,
+            suspended: line(&[SIGTSTP])?,
+            resized: line(&[SIGWINCH])?,
+        })
     }
 
     /// The next one; the end goes first. Loses nothing when it is cancelled.
@@ -142,6 +158,7 @@ impl Signals {
         tokio::select! {
             biased;
             () = take(&self.end) => Told::End,
+            () = take(&self.suspended) => Told::Suspended,
             () = take(&self.resized) => Told::Resized,
         }
     }

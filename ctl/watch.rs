@@ -9,6 +9,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use hyper::Method;
+use signal_hook::consts::SIGTSTP;
+use signal_hook::low_level::emulate_default_handler;
 use tokio::time::{Instant, sleep, timeout};
 use tracecraft::api::{ErrorCode, Event, Status, route};
 
@@ -16,6 +18,7 @@ use crate::client::{Client, Lines, STATUS_TIMEOUT};
 use crate::failure::Failure;
 use crate::render;
 use crate::screen::{Screen, Signals, Told};
+use crate::service;
 use crate::terminal::{Output, Terminal};
 
 /// Three heartbeats of the daemon: one that says nothing for so long is gone, or hangs.
@@ -41,9 +44,11 @@ pub(crate) async fn run(
     let lines = connect(client).await?;
     let mut signals = Signals::new()
         .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
-    let shown = match (json, terminal.columns) {
+    // One that knows no escapes cannot be drawn anew.
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let shown = match (json, terminal.columns.filter(|_| !is_dumb)) {
         (true, _) => Shown::Json,
-        (false, None) => Shown::Lines,
+        (false, None) => Shown::Lines(None),
         (false, Some(_)) => Shown::Screen(Box::new(Live::new(Screen::open(out)?))),
     };
     let mut watch = Watch { client, shown, out };
@@ -74,7 +79,8 @@ async fn connect(client: &Client) -> Result<Lines, Failure> {
 /// How what happens is shown.
 enum Shown {
     Json,
-    Lines,
+    /// With the first line of the snapshot that was shown last.
+    Lines(Option<String>),
     Screen(Box<Live>),
 }
 
@@ -112,6 +118,7 @@ impl Watch<'_> {
                     tokio::select! {
                         told = signals.next() => match told {
                             Told::End => return Ok(()),
+                            Told::Suspended => self.suspend()?,
                             Told::Resized => self.draw(true)?,
                         },
                         came = &mut coming => break came,
@@ -156,8 +163,17 @@ impl Watch<'_> {
                 }
                 self.draw(false)
             }
-            _ => {
-                // Snapshots are for screens; what happened stands on lines of its own, and the first one says how it stands.
+            Shown::Json => Ok(()),
+            Shown::Lines(said) => {
+                // Of snapshots, which are for screens, only how it stands, when that is another.
+                if let Event::Status { status } = &event {
+                    let headline = render::status::headline(status, &terminal);
+                    if said.as_ref() != Some(&headline) {
+                        writeln!(self.out, "{headline}")?;
+                        self.out.flush()?;
+                        *said = Some(headline);
+                    }
+                }
                 if let Some(words) = render::event::line(&event, &terminal) {
                     writeln!(self.out, "{words}")?;
                     self.out.flush()?;
@@ -197,6 +213,14 @@ impl Watch<'_> {
         Ok(())
     }
 
+    fn suspend(&mut self) -> Result<(), Failure> {
+        match &mut self.shown {
+            Shown::Screen(live) => live.screen.suspend(self.out)?,
+            _ => emulate_default_handler(SIGTSTP)?,
+        }
+        self.draw(true)
+    }
+
     fn close(&mut self) -> io::Result<()> {
         match &mut self.shown {
             Shown::Screen(live) => live.screen.close(self.out),
@@ -214,6 +238,10 @@ enum Came {
 async fn again(client: &Client) -> Result<Lines, Failure> {
     loop {
         sleep(RECONNECT_EVERY).await;
+        // Whoever stopped the service did not ask for a start, and a connection is one where the manager listens.
+        if service::would_start(client.socket()).await {
+            continue;
+        }
         match connect(client).await {
             Err(failure) if failure.may_pass() => {}
             connected => return connected,

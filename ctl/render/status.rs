@@ -61,7 +61,8 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     out
 }
 
-fn headline(status: &Status, terminal: &Terminal) -> String {
+/// How it stands, in a line.
+pub(crate) fn headline(status: &Status, terminal: &Terminal) -> String {
     let version = text::line(&status.version);
     let problems = status.problems.len() as u64 + status.problems_left_out;
     let (ink, words) = match status.phase {

@@ -3,11 +3,15 @@
 //! Asks managers and files; refuses to write, and to judge what it finds.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracecraft::setup::Vars;
 
 use super::manager::{self, Manager};
 use super::{Install, program, report, resolve, shell_vars, systemd};
+
+/// How long a manager is waited for that is asked again and again.
+const WOULD_START_MAX: Duration = Duration::from_secs(2);
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +64,20 @@ pub(crate) fn examine(socket: Option<&PathBuf>) -> Service {
         found.unseen.extend(survey.unseen.iter().map(ToString::to_string));
     }
     found
+}
+
+/// Whether a connection to this socket would have the service manager start a daemon that does not run.
+pub(crate) async fn would_start(socket: &Path) -> bool {
+    let socket = socket.to_owned();
+    let looked = tokio::task::spawn_blocking(move || {
+        let listens = systemd::show(systemd::SOCKET, &["ActiveState", "Listen"]);
+        let is_there = listens.get("Listen").is_some_and(|it| {
+            it.strip_suffix(" (Stream)").is_some_and(|path| Path::new(path) == socket)
+        });
+        is_there && systemd::is_active(systemd::SOCKET) && !systemd::is_active(systemd::SERVICE)
+    });
+    // A manager that hangs starts nothing either.
+    tokio::time::timeout(WOULD_START_MAX, looked).await.is_ok_and(|it| it.unwrap_or(false))
 }
 
 fn reported(report: report::Report) -> Service {

@@ -23,7 +23,7 @@ use tracecraft::Flags;
 use tracecraft::paths::Environment;
 use tracecraft::setup::{Survey, Vars, survey};
 
-pub(crate) use self::examine::{Service as Examined, examine};
+pub(crate) use self::examine::{Service as Examined, examine, would_start};
 use self::manager::Manager;
 use crate::args::{Install, Service};
 use crate::client::Client;

@@ -354,8 +354,11 @@ impl Engine {
         self.enter(Phase::Stopping);
         self.drain_until = Some(Instant::now() + DRAIN_MAX);
         let taken = self.tools.hints.take();
-        let mut keys: Vec<SessionKey> =
-            taken.paths.iter().filter_map(|path| self.by_path.get(path).cloned()).collect();
+        let mut keys: Vec<SessionKey> = taken
+            .paths
+            .iter()
+            .filter_map(|path| self.by_path.get(path.as_path()).cloned())
+            .collect();
         // Events can be late; whoever wrote since the start may have written just now.
         let touched = self.live.iter().filter(|(_, live)| live.captured_at.is_some());
         keys.extend(touched.map(|(key, _)| key.clone()));

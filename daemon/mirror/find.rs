@@ -64,7 +64,7 @@ impl NewFile {
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     /// Paths of candidates that were known, with whether they are archived.
-    pub(crate) known: Vec<(PathBuf, bool)>,
+    pub(crate) known: Vec<(Arc<Path>, bool)>,
     /// Candidates that were not, archived ones before live ones.
     pub(crate) new: Vec<NewFile>,
     /// Things that look like transcripts and cannot be read: path and what is wrong.
@@ -93,7 +93,7 @@ pub(crate) enum Looked {
 /// Finds sessions.
 pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
     /// Looks everywhere.
-    fn scan(&self, known: &HashSet<PathBuf>) -> Findings;
+    fn scan(&self, known: &HashSet<Arc<Path>>) -> Findings;
     /// Looks at one path.
     fn look(&self, path: &Path) -> Looked;
     /// The working directory that records of a harness name, from the start of a transcript or from further on.
@@ -207,7 +207,7 @@ impl Finder for RootsFinder {
         self.harness(harness)?.cwd(records, from_start)
     }
 
-    fn scan(&self, known: &HashSet<PathBuf>) -> Findings {
+    fn scan(&self, known: &HashSet<Arc<Path>>) -> Findings {
         let mut findings = Findings::default();
         for harness in &self.harnesses {
             let mut candidates = Vec::new();
@@ -290,7 +290,7 @@ impl RootsFinder {
     fn sort_in_database(
         &self,
         candidate: Candidate,
-        known: &HashSet<PathBuf>,
+        known: &HashSet<Arc<Path>>,
         findings: &mut Findings,
         heirs: &mut Heirs,
         found: &mut Vec<NewFile>,
@@ -298,9 +298,10 @@ impl RootsFinder {
         match self.sessions(&candidate, true) {
             Looked::Sessions(sessions) => {
                 heirs.add(self.former(&candidate.path), &sessions);
-                let (old, new): (Vec<_>, Vec<_>) =
-                    sessions.into_iter().partition(|s| known.contains(&s.candidate.path));
-                findings.known.extend(old.into_iter().map(|s| (s.candidate.path, false)));
+                let is_known = |s: &NewFile| known.contains(s.candidate.path.as_path());
+                let (old, new): (Vec<_>, Vec<_>) = sessions.into_iter().partition(is_known);
+                let old = old.iter().filter_map(|s| known.get(s.candidate.path.as_path()));
+                findings.known.extend(old.map(|path| (path.clone(), false)));
                 found.extend(new.into_iter().filter(has_rows).filter_map(|s| self.known_by(s)));
             }
             Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
@@ -329,10 +330,10 @@ impl RootsFinder {
         }
     }
 
-    fn sort_in(&self, candidate: Candidate, known: &HashSet<PathBuf>, findings: &mut Findings) {
-        if known.contains(&candidate.path) {
+    fn sort_in(&self, candidate: Candidate, known: &HashSet<Arc<Path>>, findings: &mut Findings) {
+        if let Some(path) = known.get(candidate.path.as_path()) {
             let archived = matches!(candidate.standing, Standing::Archived(_));
-            findings.known.push((candidate.path, archived));
+            findings.known.push((path.clone(), archived));
             return;
         }
         let path = candidate.path.clone();

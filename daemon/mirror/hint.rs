@@ -87,7 +87,7 @@ impl Engine {
         let mut sessions = BTreeSet::new();
         let mut unknown_path = false;
         for path in &hint.paths {
-            match self.by_path.get(path) {
+            match self.by_path.get(path.as_path()) {
                 Some(key) => drop(sessions.insert(key.clone())),
                 None => unknown_path |= self.may_be_transcript(path),
             }

@@ -1,7 +1,8 @@
 //! When a source is looked at, and what follows from what was seen.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -90,7 +91,7 @@ impl Engine {
         }
         let mut unknown = Vec::new();
         for path in taken.paths {
-            match self.by_path.get(&path).cloned() {
+            match self.by_path.get(path.as_path()).cloned() {
                 Some(key) if self.is_undecided(&key) => unknown.push(path),
                 Some(key) => self.mark_dirty(&key),
                 None if self.note_database(&path) => {}
@@ -141,8 +142,9 @@ impl Engine {
         self.scans += 1;
         let serial = self.scans;
         let decided = self.by_path.iter().filter(|(_, key)| !self.is_undecided(key));
-        let known = decided.map(|(path, _)| path).chain(&self.excluded).chain(&self.placing);
-        let known: HashSet<PathBuf> = known.cloned().collect();
+        let others = self.excluded.iter().chain(&self.placing).map(|path| path.as_path().into());
+        let known: HashSet<Arc<Path>> =
+            decided.map(|(path, _)| path.clone()).chain(others).collect();
         let (finder, blocking) = (self.tools.finder.clone(), self.tools.blocking.clone());
         self.jobs.push(Box::pin(async move {
             Done::Scanned(serial, blocking.run(move || finder.scan(&known)).await)
@@ -183,13 +185,13 @@ impl Engine {
     }
 
     /// Sessions whose source is not there any more, and has not turned up elsewhere.
-    fn vanished(&mut self, present: &HashSet<PathBuf>) -> Vec<Change> {
+    fn vanished(&mut self, present: &HashSet<Arc<Path>>) -> Vec<Change> {
         let now = self.now_text();
         let files = self.tools.files.clone();
         let is_gone = |record: &Record| {
             !record.superseded
                 && !record.gone
-                && !present.contains(&record.source)
+                && !present.contains(record.source.as_path())
                 && matches!(files.stat(&record.source), Err(SourceError::Missing(_)))
         };
         let sessions = &self.state.state().sessions;
@@ -585,7 +587,7 @@ impl Engine {
         }
         self.dirty.remove(key);
         if old.source == fresh.source || !old.archived {
-            self.by_path.remove(&old.source);
+            self.by_path.remove(old.source.as_path());
         }
         self.queue_send(key);
         self.adopt_record(&next);

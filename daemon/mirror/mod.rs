@@ -45,7 +45,8 @@ mod model;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -143,7 +144,8 @@ pub(crate) struct Engine {
 
     /// Boxed, since a third of the table is empty.
     live: HashMap<SessionKey, Box<Live>>,
-    by_path: HashMap<PathBuf, SessionKey>,
+    /// The paths are shared with scans, which take all of them along.
+    by_path: HashMap<Arc<Path>, SessionKey>,
     excluded: HashSet<PathBuf>,
     /// Files that are not placed before a record names their directory.
     undecided: HashSet<PathBuf>,
@@ -346,7 +348,7 @@ impl Engine {
         self.apply_rules(key);
         self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
         if !record.superseded || (record.archived && !record.gone) {
-            self.by_path.insert(record.source.clone(), key.clone());
+            self.by_path.insert(record.source.as_path().into(), key.clone());
         }
         self.queue_send(key);
         if record.leaving.is_some() {

@@ -56,11 +56,14 @@ impl Engine {
     /// A candidate that no record names.
     pub(super) fn found_new(&mut self, file: NewFile) {
         let path = &file.candidate.path;
-        if let Some(key) = self.by_path.get(path).cloned().filter(|key| self.is_undecided(key)) {
+        if let Some(key) =
+            self.by_path.get(path.as_path()).cloned().filter(|key| self.is_undecided(key))
+        {
             return self.found_undecided(&key, &file);
         }
         let held = self.held.get(path).is_some_and(|until| *until > Instant::now());
-        let known = held || self.by_path.contains_key(path) || self.placing.contains(path);
+        let known =
+            held || self.by_path.contains_key(path.as_path()) || self.placing.contains(path);
         if known || self.unplaced.iter().any(|f| f.candidate.path == *path) {
             return;
         }
@@ -393,8 +396,8 @@ impl Engine {
             return false;
         }
         info!(session = %key, "its file moved");
-        self.by_path.remove(&old.source);
-        self.by_path.insert(file.candidate.path.clone(), key.clone());
+        self.by_path.remove(old.source.as_path());
+        self.by_path.insert(file.candidate.path.as_path().into(), key.clone());
         self.live(key).trusted = false;
         self.apply_rules(key); // The file may have named the directory.
         self.mark_dirty(key);

@@ -96,10 +96,10 @@ impl ModelFinder {
 }
 
 impl Finder for ModelFinder {
-    fn scan(&self, known: &HashSet<PathBuf>) -> Findings {
+    fn scan(&self, known: &HashSet<Arc<Path>>) -> Findings {
         let mut findings = Findings::default();
         for (path, id) in self.paths.lock().unwrap().iter() {
-            if known.contains(path) {
+            if let Some(path) = known.get(path.as_path()) {
                 findings.known.push((path.clone(), false));
             } else {
                 findings.new.extend(self.describe(path, id));
