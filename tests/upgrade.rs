@@ -57,7 +57,7 @@ fn the_state_journal_and_outbox_of_each_release_go_on_without_loss() {
         let waiting = files_below(&home.state_dir().join("outbox"));
         assert_eq!(waiting.len(), 1, "the release left a part that waits");
         let told = home.once();
-        assert!(said(&told).contains("stored 1 parts"), "{}", said(&told));
+        assert!(said(&told).contains("stored 1 part,"), "{}", said(&told));
         let bucket = Bucket::read(home.objects());
         assert_eq!(bucket.faults_at_rest(), Vec::<String>::new());
         assert_eq!(bucket.gap_and_overlap(), (0, 0));
@@ -81,7 +81,7 @@ fn goes_on(home: &Home) {
         age(&path);
     }
     let told = home.once();
-    assert!(said(&told).contains("stored 1 parts"), "one goes on: {}", said(&told));
+    assert!(said(&told).contains("stored 1 part,"), "one goes on: {}", said(&told));
     let bucket = Bucket::read(home.objects());
     assert_eq!(bucket.faults_at_rest(), Vec::<String>::new());
     let claude = bucket.sessions.iter().find(|session| session.harness == "claude-code").unwrap();
