@@ -85,6 +85,7 @@ Examples:
   tracecraftctl compact 3f2a --keep-tail 10")]
     Compact {
         /// Session: id, key, or a unique prefix of the id
+        #[arg(value_parser = typed_id)]
         id: String,
         /// Leave the newest N parts as they are
         #[arg(long, value_name = "N", default_value_t = 0)]
@@ -100,6 +101,7 @@ Examples:
   tracecraftctl stop codex/01a202ff-e959-7981-a12a-3e16776f6a97")]
     Stop {
         /// Session: id, key, or a unique prefix of the id
+        #[arg(value_parser = typed_id)]
         id: String,
     },
 
@@ -111,17 +113,21 @@ Examples:
   tracecraftctl start 3f2a")]
     Start {
         /// Session: id, key, or a unique prefix of the id
+        #[arg(value_parser = typed_id)]
         id: String,
     },
 
     /// Store now what is not stored yet, of one session or of all
     #[command(after_help = "\
-Returns when everything that was there at the call is stored and named by a manifest.
+Returns when everything that was there at the call is stored and named by a manifest,
+and waits for that for ten minutes at most. If it takes long, it says on standard error
+what it waits for; Ctrl-C costs nothing, the daemon goes on.
 
 With --hook it is a command for agents' hooks: it reads what a hook says on
 standard input (or as its argument), has the session stored that this names, and
 is back within 100 ms, without waiting for that. It prints nothing and always
-exits with 0, daemon or no daemon. README.md has what to write where, by agent.
+exits with 0, daemon or no daemon; only a wrong command line is said on standard
+error, with 0, too. README.md has what to write where, by agent.
 
 Examples:
   tracecraftctl flush
@@ -146,7 +152,7 @@ Exits with 0 if nothing is wrong (notes and warnings are allowed), else with 1.
 Examples:
   tracecraftctl doctor
   tracecraftctl doctor --json | jq '.checks[] | select(.verdict != \"ok\")'
-  TRACECRAFT_STORE=s3://my-bucket/agents tracecraftctl doctor   before it is used")]
+  TRACECRAFT_STORE=s3://my-bucket/agents tracecraftctl doctor   # before it is used")]
     Doctor,
 
     /// Keep the daemon running: at login, after a crash, after an upgrade
@@ -274,6 +280,7 @@ Examples:
   tracecraftctl show 3f2a --raw > session.jsonl")]
 pub(crate) struct Show {
     /// Session: id, key, or a unique prefix of the id
+    #[arg(value_parser = typed_id)]
     pub(crate) id: String,
     /// Only the last N records
     #[arg(long, value_name = "N")]
@@ -293,6 +300,9 @@ Every part that a manifest names is read and hashed; ranges, numbers and sums
 have to agree. Sessions may be live. Without an ID: all that the bucket holds,
 also what this daemon does not record. With one: all generations of it.
 
+A finding begins with ! (wrong), ? (could not be checked), + (mended) or - (a
+note, no fault).
+
 --deep also compares with the agents' own files, where they are still there.
 --repair puts parts back that the outbox or a source still has, puts a damaged
 or missing manifest together anew (the old one is kept in the state directory)
@@ -309,6 +319,7 @@ Examples:
   tracecraftctl verify --json | jq 'select(.event == \"session\").session.findings[]'")]
 pub(crate) struct Verify {
     /// Session: id, key, or a unique prefix of the id; all when left out
+    #[arg(value_parser = typed_id)]
     pub(crate) id: Option<String>,
     /// Compare with the sources, too
     #[arg(long)]
@@ -316,6 +327,14 @@ pub(crate) struct Verify {
     /// Mend what can be mended
     #[arg(long)]
     pub(crate) repair: bool,
+}
+
+/// What was typed as an id. Nothing is the beginning of every id, and what somebody means who has lost a variable is no session.
+fn typed_id(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("an id is never empty; `tracecraftctl list` shows all".into()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -359,6 +378,9 @@ mod tests {
             "c show",
             "c show a --raw --json",
             "c show a --generation 0",
+            "c show ",
+            "c verify ",
+            "c stop ",
             "c list a",
             "c stat",
             "c service",

@@ -24,7 +24,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let path = format!("{}?keep_tail={keep_tail}", route::session(id, route::COMPACT));
     let mut events = Events::ask(client, &path, json).await?;
-    let meter = Meter::new(terminal.progress && !json, render::compact::METER);
+    let meter = Meter::new(terminal.progress && !json, render::compact::METER, String::new());
     while let Some(event) = events.next::<Progress>(out).await? {
         match event {
             Progress::Working { done_bytes, total_bytes } => meter.at(done_bytes, total_bytes),

@@ -36,9 +36,9 @@ impl Failure {
     /// Exit code 3.
     pub(crate) fn not_running(socket: &std::path::Path, why: &str) -> Failure {
         let start = if cfg!(target_os = "macos") {
-            "start it: `tracecraftctl service install` for good, or `tracecraftd` in a terminal"
+            "`tracecraftctl service install` (once, for good), or `tracecraftd` in a terminal"
         } else {
-            "start it: `tracecraftctl service install` for good, `tracecraftctl service status` if it is, or `tracecraftd` in a terminal"
+            "`tracecraftctl service install` (once, for good), or `tracecraftd` in a terminal. Already installed? `tracecraftctl service status` says why it does not run"
         };
         let what = format!("the daemon is not running ({why} at {})", socket.display());
         Failure::new(exit::NOT_RUNNING, what).hint(start)
@@ -195,7 +195,10 @@ mod tests {
         let told = Failure::refused(body(ErrorCode::NoSuchSession, None)).text();
         assert!(told.contains("\ntry: `tracecraftctl list`"), "{told}");
         let told = Failure::not_running("/run/s".as_ref(), "no socket").text();
-        assert!(told.contains("no socket at /run/s)\ntry: start it"), "{told}");
+        assert!(
+            told.contains("no socket at /run/s)\ntry: `tracecraftctl service install`"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod completions;
 mod doctor;
 mod events;
 mod failure;
+mod flush;
 mod hook;
 mod lines;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use tracecraft::api::{Flushed, Session, SessionList, Status, exit, route};
+use tracecraft::api::{Session, SessionList, Status, exit, route};
 
 use crate::args::{Args, Verb};
 use crate::client::{Client, LONG_TIMEOUT, QUICK_TIMEOUT, STATUS_TIMEOUT};
@@ -122,10 +123,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         }
         Verb::Completions { shell } => completions::run(shell, json, &mut out)?,
         Verb::Flush { id, hook: _ } => {
-            let path = id
-                .as_ref()
-                .map_or(route::FLUSH.into(), |id| route::session(id, route::FLUSH_SESSION));
-            let flushed: Flushed = client.post(&path, LONG_TIMEOUT).await?;
+            let flushed = flush::run(&client, id.as_deref()).await?;
             print(&mut out, json, &flushed, || render::session::flushed(&flushed))?;
         }
     }

@@ -100,6 +100,17 @@ pub(crate) fn shorten_left(text: &str, columns_max: usize) -> String {
     format!("…{}", &text[start..])
 }
 
+/// Both ends of a text: of an id that is put together, of each half something.
+pub(crate) fn shorten_middle(text: &str, columns_max: usize) -> String {
+    if columns(text) <= columns_max {
+        return text.to_owned();
+    }
+    let end = columns_max / 2;
+    let kept = shorten_left(text, end);
+    let begin = shorten(text, columns_max - columns(&kept) + 1);
+    begin + kept.trim_start_matches('…')
+}
+
 /// Wraps lines at spaces; what is between code fences stays as it is, and so does a word that is too long, unless it is
 /// of a script that needs no spaces.
 pub(crate) fn wrap(text: &str, columns_max: usize) -> Vec<String> {
@@ -215,9 +226,12 @@ mod tests {
         assert_eq!(shorten("数据数据", 6), "数据…");
         assert_eq!(shorten_left("/home/me/project", 8), "…project");
         assert_eq!(shorten_left("数据数据", 6), "…数据");
+        assert_eq!(shorten_middle("abcdefgh", 8), "abcdefgh");
+        assert_eq!(shorten_middle("abcdefghi", 8), "abcd…ghi");
         for room in 1..12 {
             assert!(columns(&shorten("数据数据数据", room)) <= room);
             assert!(columns(&shorten_left("数据数据数据", room)) <= room);
+            assert!(columns(&shorten_middle("数据数据数据", room)) <= room.max(2));
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) async fn run(
     let (deep, repair) = (u8::from(verify.deep), u8::from(verify.repair));
     let path = format!("{path}?deep={deep}&repair={repair}");
     let mut events = Events::ask(client, &path, json).await?;
-    let meter = Meter::new(terminal.progress && !json, render::verify::METER);
+    let meter = Meter::new(terminal.progress && !json, render::verify::METER, text::bytes(0));
     while let Some(event) = events.next::<Verifying>(out).await? {
         match event {
             Verifying::Working { done_sessions, total_sessions, done_bytes } => {

@@ -229,7 +229,7 @@ pub struct SessionCounts {
     pub pending: u64,
     /// Stopped by `stop`.
     pub stopped: u64,
-    /// Left out by include and exclude rules.
+    /// Left out by include and exclude rules: known ones, which `total` counts, and files that never became sessions.
     pub excluded: u64,
 }
 
@@ -300,6 +300,9 @@ pub struct Session {
     pub ended_at: Option<String>,
     /// What is wrong with it, if anything.
     pub problem: Option<Problem>,
+    /// Left out by include and exclude rules now, or held back until they can be asked; what was stored before stays.
+    #[serde(default)]
+    pub excluded: bool,
 }
 
 /// What a session is doing.

@@ -343,16 +343,27 @@ fn announce(config: &Config) {
     info!(socket = %config.socket.value.display(), "look with: tracecraftctl status, list, show ID");
 }
 
+/// `1 part`, `2 parts`.
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What `--once` tells at its end. Anything that is not safe makes it a failure.
 fn report(summary: Summary, roots: &[Root]) -> Result<Option<String>, RunError> {
     let mut text = format!(
-        "{} sessions; stored {} parts, {} bytes; {} secrets removed",
-        summary.sessions, summary.parts, summary.bytes, summary.redactions
+        "{}; stored {}, {}; {} removed",
+        count(summary.sessions, "session"),
+        count(summary.parts, "part"),
+        count(summary.bytes, "byte"),
+        count(summary.redactions, "secret"),
     );
     if summary.unsent_parts > 0 || summary.waiting > 0 || !summary.failures.is_empty() {
-        let mut what = format!("{text}; {} parts are not stored", summary.unsent_parts);
+        let are = |number| if number == 1 { "is" } else { "are" };
+        let unsent = summary.unsent_parts;
+        let mut what = format!("{text}; {} {} not stored", count(unsent, "part"), are(unsent));
         if summary.waiting > 0 {
-            what.push_str(&format!(", {} sessions are not captured", summary.waiting));
+            let sessions = count(summary.waiting, "session");
+            what.push_str(&format!(", {sessions} {} not captured", are(summary.waiting)));
         }
         for failure in &summary.failures {
             what.push_str("\n  ");

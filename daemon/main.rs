@@ -132,9 +132,7 @@ fn start(args: Args, handed: Handed) -> Result<(), RunError> {
     let config = Config::resolve(flags, Environment::of_process()?)?;
     if args.check {
         let text = tracecraft::check(&config)?;
-        // A reader that has seen enough and went away is no failure.
-        let _ = io::stdout().write_all(text.as_bytes());
-        return Ok(());
+        return Ok(say(&text)?);
     }
     let set_log = start_log(&config);
     let mode = if args.once { Mode::Once } else { Mode::Daemon };
@@ -148,9 +146,20 @@ fn start(args: Args, handed: Handed) -> Result<(), RunError> {
     let result = runtime.block_on(Box::pin(tracecraft::run(config, mode, handed, set_log)));
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_MAX);
     if let Some(summary) = result? {
-        let _ = writeln!(io::stdout(), "{}", printable(&summary));
+        say(&(printable(&summary) + "\n"))?;
     }
     Ok(())
+}
+
+/// Writes what was asked for. A reader that has seen enough and went away is no failure; a disk that is full is one.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(io::Error::new(error.kind(), format!("cannot write the answer: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints the chain of an error once, and what to do about it.

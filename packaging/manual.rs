@@ -14,7 +14,8 @@ use clap_mangen::roff::{Roff, roman};
 /// Beside the version, because that is what a reader wants to know of a page: when what it tells was so.
 const DATE: &str = "2026-11-29";
 const SOURCE: &str = concat!("tracecraft ", env!("CARGO_PKG_VERSION"));
-const MANUAL: &str = "Flight recorder of coding agents";
+/// In the middle of the first line: short, because the longest name of a page stands on both sides of it in 80 columns.
+const MANUAL: &str = "Tracecraft";
 
 /// Words before a colon that make a section of a help text and no sentence.
 const HEADING_WORDS_MAX: usize = 2;

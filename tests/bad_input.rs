@@ -127,7 +127,31 @@ fn bad_flags_exit_2() {
     assert_says(&home.once_with(&["--interval", "99ms"]), USAGE, &["100"]);
     assert_says(&home.once_with(&["--no-such-flag"]), USAGE, &["--no-such-flag"]);
     assert_says(&ctl(&home, &["no-such-verb"]), CTL_USAGE, &["no-such-verb"]);
+    assert_says(
+        &home.once_with(&["--log", "loud"]),
+        USAGE,
+        &["loud", "not a level", "target=level"],
+    );
     assert_says(&ctl(&home, &["status"]), 3, &["not running"]);
+    for verb in ["show", "verify", "compact", "stop", "start", "flush"] {
+        assert_says(&ctl(&home, &[verb, ""]), CTL_USAGE, &["an id is never empty"]);
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_shown_is_a_failure_and_a_reader_that_left_is_none() {
+    let home = Home::new();
+    let check = || {
+        let mut command = home.tracecraftd();
+        command.arg("--check");
+        command
+    };
+    let full = check().stdout(fs::File::create("/dev/full").unwrap()).output().unwrap();
+    assert_says(&full, FAILED, &["cannot write the answer"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let left = check().stdout(writer).output().unwrap();
+    assert_eq!(left.status.code(), Some(0), "{}", said(&left));
 }
 
 #[test]
@@ -196,6 +220,8 @@ fn an_id_that_matches_two_sessions_names_both_and_one_that_matches_none_exits_4(
     }
     ctl_ok(&good.home, &["show", "abcd1234-0000-4000-8000-000000000001"]);
     ctl_ok(&good.home, &["show", ids[1], "--raw"]);
+    let later = ctl(&good.home, &["show", ids[1], "--generation", "7"]);
+    assert_says(&later, CTL_NO_SUCH_SESSION, &["has 1 generation", "leave --generation out"]);
 }
 
 /// Contents that are odd and must be stored byte for byte (there is no secret in them).

@@ -120,7 +120,11 @@ fn failures_have_their_exit_codes_and_say_what_to_try() {
     let nobody = scratch.path().join("none").display().to_string();
     let output = run(&["status", "--socket", &nobody]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output.stderr).contains("\ntry: start it"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("\ntry: `tracecraftctl service install`"),
+        "{}",
+        text(&output.stderr)
+    );
     assert_eq!(run(&["--frobnicate"]).status.code(), Some(2));
     let help = run(&["show", "--help"]);
     assert_eq!((help.status.code(), text(&help.stderr)), (Some(0), ""));

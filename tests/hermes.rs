@@ -241,7 +241,7 @@ fn t31_t57_without_ledger_and_without_state_a_session_goes_on_and_nothing_comes_
         hermes.run("DELETE FROM messages WHERE id = (SELECT max(id) FROM messages)");
         hermes.say(SESSION, "user", "after the loss");
         let said = String::from_utf8(home.once().stdout).unwrap();
-        assert!(said.contains("stored 1 parts"), "{said}");
+        assert!(said.contains("stored 1 part,"), "{said}");
         let bucket = Bucket::read(&home.bucket());
         assert_eq!(bucket.generations("hermes", SESSION).len(), 1, "no new generation");
         assert!(

@@ -144,7 +144,7 @@ fn a_rule_that_asks_for_an_unknown_directory_holds_a_known_session_back_and_says
     scene.say(None);
     let output = scene.home.once(); // Held back by rule is no failure.
     assert_eq!(scene.stored(), before, "captured although the rule could not be decided");
-    assert!(said(&output).contains("1 sessions"), "{}", said(&output));
+    assert!(said(&output).contains("1 session;"), "{}", said(&output));
 
     let _daemon = Daemon::start(&scene.home, &["--interval", "100ms"]);
     ctl_ok(&scene.home, &["flush"]);
@@ -170,6 +170,7 @@ fn a_known_session_whose_directory_turns_out_to_be_excluded_is_captured_no_furth
     ctl_ok(&scene.home, &["flush"]);
     scene.say(None);
     ctl_ok(&scene.home, &["flush"]);
-    assert_eq!(list(&scene.home)[0]["cwd"], CWD);
+    let told = list(&scene.home).remove(0);
+    assert_eq!((&told["cwd"], &told["excluded"]), (&Value::from(CWD), &Value::from(true)));
     assert_eq!(scene.stored(), before, "an excluded session was stored");
 }

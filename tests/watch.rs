@@ -161,7 +161,9 @@ fn watch_ends_with_3_when_no_daemon_is_there_at_the_start() {
     let home = Home::new();
     let output = ctl(&home, &["watch"]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("\ntry: start it"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("\ntry: `tracecraftctl service install`")
+    );
 }
 
 #[test]

@@ -14,6 +14,9 @@ const PREFIX_CHARS_MIN: usize = 8;
 /// Least room for the working directory; with less its column is left out.
 const CWD_COLUMNS_MIN: usize = 10;
 
+/// An id that no short text stands for takes no more room than this; a pipe and `--json` have it whole.
+const ID_COLUMNS_MAX: usize = 44;
+
 /// Between columns.
 const GAP: &str = "  ";
 
@@ -78,7 +81,7 @@ fn columns(sessions: &[&Session], terminal: &Terminal) -> Vec<Column> {
             title: "ID",
             right: false,
             rank: 0,
-            cells: ids.iter().map(|id| text::line(id)).collect(),
+            cells: ids.iter().map(|id| shown(id, terminal)).collect(),
         },
         column("STATE", false, 0, &|session| state(session)),
         column("SIZE", true, 0, &|session| text::bytes(session.stored_bytes)),
@@ -158,6 +161,7 @@ fn table(columns: &[Column], sessions: &[&Session], terminal: &Terminal) -> Stri
 fn ink(column: &Column, session: &Session) -> Ink {
     match (column.title, session.state) {
         ("STATE", _) if session.problem.is_some() => Ink::Bad,
+        ("STATE", _) if session.excluded => Ink::Faint,
         ("STATE", SessionState::Live) => Ink::Good,
         ("PENDING", _) => Ink::Warn,
         (_, SessionState::Superseded) => Ink::Faint,
@@ -168,43 +172,92 @@ fn ink(column: &Column, session: &Session) -> Ink {
 
 fn state(session: &Session) -> String {
     let mark = if session.problem.is_some() { " !" } else { "" };
-    format!("{}{mark}", super::session::state(session.state))
+    format!("{}{mark}", super::session::standing(session))
 }
 
 /// For each session the shortest text that the daemon takes for this one and no other.
 ///
-/// Generations and sub-agents count only when they are typed: they make no prefix ambiguous, and theirs are not shortened.
-/// An OpenClaw id is known by what follows its agent, too. An id that two harnesses have is shown as a key.
+/// Generations and sub-agents count only when they are typed: they make no prefix ambiguous. Of theirs, what stands before the
+/// mark is shortened, and the sub-agent's own half. An OpenClaw id is known by what follows its agent, too. An id that two
+/// harnesses have is shown as a key.
 fn prefixes(sessions: &[&Session]) -> Vec<String> {
     let ids: BTreeSet<&str> = sessions.iter().map(|session| session.id.as_str()).collect();
     let mut names: Vec<(&str, &str)> = ids.iter().map(|id| (*id, *id)).collect();
     names.extend(sessions.iter().filter_map(|session| Some((stem(session)?, session.id.as_str()))));
     names.sort_unstable();
     names.dedup();
+    let mut halves: Vec<(&str, &str)> = ids.iter().filter_map(|id| self::halves(id)).collect();
+    halves.sort_unstable();
     let short = |session: &&Session| {
         let id = session.id.as_str();
         if sessions.iter().filter(|other| other.id == id).count() > 1 {
             return format!("{}/{id}", session.harness);
         }
-        if is_of_another(id, &ids) {
-            return id.to_owned();
-        }
-        let name = stem(session).unwrap_or(id);
-        let at = names.partition_point(|(other, _)| *other < name);
-        let foreign = |(_, owner): &&(&str, &str)| *owner != id && !is_offspring(owner, id);
-        // Sorted, so the names that share the longest beginning are the next ones to either side.
-        let before = names[..at].iter().rev().find(foreign);
-        let after = names[at..].iter().find(foreign);
-        let shared = before.into_iter().chain(after).map(|(other, _)| shared_chars(name, other));
-        let wanted = (shared.max().unwrap_or(0) + 1).max(PREFIX_CHARS_MIN);
-        if wanted > name.chars().count() {
-            return id.to_owned();
-        }
-        let prefix: String = name.chars().take(wanted).collect();
-        // A prefix that has the marks of a generation or a sub-agent might be taken for one.
-        if prefix.contains(['~', '@', '_']) { id.to_owned() } else { prefix }
+        let (base, number) = match id.split_once('~') {
+            Some((base, _)) => id.split_at(base.len()),
+            None => (id, ""),
+        };
+        let name = stem(session).unwrap_or(base);
+        let prefix = match self::halves(base).filter(|_| session.harness != "openclaw") {
+            Some(own) => short_halves(own, &halves),
+            None if is_of_another(base, &ids) => None,
+            None => short_name(name, base, &names),
+        };
+        prefix.map_or(id.to_owned(), |prefix| prefix + number)
     };
     sessions.iter().map(short).collect()
+}
+
+/// The shortest beginning of a name that no other session's has.
+fn short_name(name: &str, id: &str, names: &[(&str, &str)]) -> Option<String> {
+    let at = names.partition_point(|(other, _)| *other < name);
+    let foreign = |(_, owner): &&(&str, &str)| *owner != id && !is_offspring(owner, id);
+    // Sorted, so the names that share the longest beginning are the next ones to either side.
+    let before = names[..at].iter().rev().find(foreign);
+    let after = names[at..].iter().find(foreign);
+    let shared = before.into_iter().chain(after).map(|(other, _)| shared_chars(name, other));
+    let wanted = (shared.max().unwrap_or(0) + 1).max(PREFIX_CHARS_MIN);
+    if wanted > name.chars().count() {
+        return None;
+    }
+    let prefix: String = name.chars().take(wanted).collect();
+    // A prefix that has the marks of a generation or a sub-agent might be taken for one.
+    (!prefix.contains(['~', '@']) && !prefix.contains("__") && !prefix.ends_with('_'))
+        .then_some(prefix)
+}
+
+/// The beginning of a sub-agent's parent, and of its own half the shortest that no other of such parents has.
+fn short_halves((parent, own): (&str, &str), halves: &[(&str, &str)]) -> Option<String> {
+    let at = halves.partition_point(|other| *other < (parent, own));
+    let kin = |(other, _): &&(&str, &str)| *other == parent;
+    let before = halves[..at].iter().rev().take_while(kin).find(|(_, other)| *other != own);
+    let after = halves[at..].iter().take_while(kin).find(|(_, other)| *other != own);
+    let shared = before.into_iter().chain(after).map(|(_, other)| shared_chars(own, other));
+    let wanted = shared.max().unwrap_or(0) + 1;
+    // Two parents that begin alike may have sub-agents of one name, and one name may begin with another.
+    let twice = halves[at..].iter().take_while(|other| **other == (parent, own)).count() > 1;
+    if twice || wanted > own.chars().count() {
+        return None;
+    }
+    let prefix: String = own.chars().take(wanted.max(PREFIX_CHARS_MIN)).collect();
+    (!prefix.contains(['~', '@']) && !prefix.ends_with('_')).then(|| format!("{parent}__{prefix}"))
+}
+
+/// The beginning of a sub-agent's parent, and its own half.
+fn halves(id: &str) -> Option<(&str, &str)> {
+    let (parent, own) = id.rsplit_once("__").filter(|_| !id.contains('~'))?;
+    let end = parent.char_indices().nth(PREFIX_CHARS_MIN).map_or(parent.len(), |(at, _)| at);
+    let parent = &parent[..end];
+    (!own.is_empty() && !parent.contains(['_', '@'])).then_some((parent, own))
+}
+
+/// An id in its column: both ends of one that is very long. A key stays, since nothing shorter can be typed.
+fn shown(id: &str, terminal: &Terminal) -> String {
+    let id = text::line(id);
+    match terminal.columns {
+        Some(_) if !id.contains('/') => text::shorten_middle(&id, ID_COLUMNS_MAX),
+        _ => id,
+    }
 }
 
 /// What follows the agent in the id of an OpenClaw session.

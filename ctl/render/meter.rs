@@ -8,12 +8,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub(crate) struct Meter(Option<ProgressBar>);
 
 impl Meter {
-    /// Drawn when the first progress comes, as the template says.
-    pub(crate) fn new(visible: bool, template: &str) -> Meter {
+    /// Drawn when the first progress comes, as the template says, with `msg` as it is at the beginning.
+    pub(crate) fn new(visible: bool, template: &str, message: String) -> Meter {
         if !visible {
             return Meter(None);
         }
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let target = ProgressDrawTarget::stderr();
+        let bar = ProgressBar::with_draw_target(Some(0), target).with_message(message);
         let style = ProgressStyle::with_template(template)
             .expect("templates are our own and have only known names");
         bar.set_style(style);

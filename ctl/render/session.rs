@@ -7,7 +7,7 @@ use crate::terminal::{Ink, Terminal};
 use crate::text;
 
 /// A state in one word.
-pub(crate) fn state(state: SessionState) -> &'static str {
+fn state(state: SessionState) -> &'static str {
     match state {
         SessionState::Live => "live",
         SessionState::Idle => "idle",
@@ -15,6 +15,16 @@ pub(crate) fn state(state: SessionState) -> &'static str {
         SessionState::Gone => "gone",
         SessionState::Stopped => "stopped",
         SessionState::Superseded => "superseded",
+    }
+}
+
+/// What a session is doing, in one word; that the rules leave it out says more than what its file does.
+pub(crate) fn standing(session: &Session) -> &'static str {
+    match session.state {
+        SessionState::Live | SessionState::Idle | SessionState::Ended if session.excluded => {
+            "excluded"
+        }
+        other => state(other),
     }
 }
 
@@ -36,7 +46,7 @@ pub(crate) fn stopped(session: &Session, terminal: &Terminal) -> String {
 
 /// What `start` did.
 pub(crate) fn started(session: &Session, terminal: &Terminal) -> String {
-    let mut out = format!("following {} again: {}\n", key(session), state(session.state));
+    let mut out = format!("following {} again: {}\n", key(session), standing(session));
     if let Some(found) = &session.problem {
         out.push_str(&problem(found, "", terminal));
     }
@@ -71,7 +81,7 @@ pub(crate) fn head(session: &Session, terminal: &Terminal) -> String {
         let local = started.to_zoned(terminal.zone.clone());
         times.push(local.strftime("%Y-%m-%d %H:%M").to_string());
     }
-    times.push(state(session.state).to_owned());
+    times.push(standing(session).to_owned());
     row("started", times.join(", "));
     let mut stored = format!(
         "{} in {}",

@@ -141,7 +141,7 @@ fn sessions(status: &Status) -> String {
         words.push_str(&format!(": {}", parts.join(", ")));
     }
     if counts.excluded > 0 {
-        words.push_str(&format!("; {} more left out by your rules", counts.excluded));
+        words.push_str(&format!("; {} left out by your rules", counts.excluded));
     }
     words
 }
@@ -252,7 +252,8 @@ fn usage(status: &Status) -> Option<String> {
     let usage = status.usage.as_ref()?;
     let mut words: Vec<String> = Vec::new();
     words.extend(usage.resident_bytes.map(|bytes| format!("{} of memory", text::bytes(bytes))));
-    words.push(format!("{:.1} s of CPU ({:.2} %)", usage.cpu_seconds, usage.cpu_percent));
+    let (seconds, percent) = (usage.cpu_seconds, usage.cpu_percent);
+    words.push(format!("{seconds:.1} s of CPU ({percent:.2} % of a core)"));
     Some(format!("uses {}", words.join(", ")))
 }
 

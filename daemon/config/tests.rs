@@ -180,6 +180,21 @@ fn a_mistake_in_the_file_names_line_key_problem_and_the_nearest_right_thing() {
             "F:1: log = \"inof\" has \"inof\", which is not a level | did you mean info?",
         ),
         (
+            "log = \"warn,loud\"",
+            "F:1: log = \"warn,loud\" has \"loud\", which is not a level | \
+             write a level (error, warn, info, debug, trace) or target=level, with commas",
+        ),
+        (
+            "log = \"tracecraft::mirror\"",
+            "F:1: log = \"tracecraft::mirror\" has \"tracecraft::mirror\", which is not a level | \
+             write a level (error, warn, info, debug, trace) or target=level, with commas",
+        ),
+        (
+            "log = \" \"",
+            "F:1: log = \" \" is empty | \
+             write a level (error, warn, info, debug, trace) or target=level, with commas",
+        ),
+        (
             "exclude = \"codex\"",
             "F:1: exclude is not a list of tables | begin each rule with a line [[exclude]]",
         ),

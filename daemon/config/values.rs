@@ -201,11 +201,17 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// A log filter: a level, or `target=level` pairs with commas between.
 pub(crate) fn log_filter(text: &str) -> Result<String, Bad> {
     let example = "write a level (error, warn, info, debug, trace) or target=level, with commas";
-    // The filter's own parser takes a mistyped level for the name of a module and then logs nothing.
-    for word in text.split(',').map(str::trim).filter(|word| !word.contains(['=', '[', ':'])) {
-        let known = LEVELS.contains(&word.to_lowercase().as_str());
-        if let Some(level) = nearest(word, &LEVELS).filter(|_| !known) {
-            let hint = format!("did you mean {level}?");
+    if text.trim().is_empty() {
+        return Err(Bad::new("is empty", example));
+    }
+    // The filter's own parser takes any word alone for the name of a module, and is silent about everything else.
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words.filter(|word| !word.contains(['=', '[', ']', '{', '}'])) {
+        if !LEVELS.contains(&word.to_lowercase().as_str()) {
+            let hint = match nearest(word, &LEVELS) {
+                Some(level) => format!("did you mean {level}?"),
+                None => example.to_owned(),
+            };
             return Err(Bad::new(format!("has {word:?}, which is not a level"), hint));
         }
     }

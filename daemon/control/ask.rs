@@ -84,8 +84,12 @@ async fn ask(socket: &Path) -> Result<String, AskError> {
     if status.is_success() {
         let flushed: Flushed = serde_json::from_slice(&body).map_err(unreadable)?;
         let Flushed { sessions, parts, bytes } = flushed;
+        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         return Ok(format!(
-            "the running daemon flushed {sessions} sessions; stored {parts} parts, {bytes} bytes"
+            "the running daemon flushed {}; stored {}, {}",
+            count(sessions, "session"),
+            count(parts, "part"),
+            count(bytes, "byte"),
         ));
     }
     Err(match serde_json::from_slice::<ErrorBody>(&body) {

@@ -46,6 +46,7 @@ pub(super) fn session(harness: &str, id: &str) -> Session {
         last_stored_at: None,
         ended_at: None,
         problem: None,
+        excluded: false,
     }
 }
 

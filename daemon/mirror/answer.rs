@@ -135,7 +135,12 @@ impl Engine {
             key = key.with_generation(generation);
         }
         let Some(record) = self.state.get(&key) else {
-            return Err(no_such(&format!("{id}, generation {}", key.generation())));
+            let first = key.with_generation(1);
+            let newest = self.newest(&first).map_or(1, |(newest, _)| newest.generation());
+            return Err(match generation {
+                Some(asked) if asked > newest => no_generation(&first, newest),
+                _ => no_such(&format!("{id}, generation {}", key.generation())),
+            });
         };
         let session = self.session(&key, record);
         let (to, bytes) = mpsc::channel(PIECES_MAX);
@@ -323,6 +328,7 @@ impl Engine {
                 .or(record.totals.last_stored_at.clone()),
             ended_at: record.ended_at.clone(),
             problem: live.and_then(|l| l.problem.as_deref().or(l.undecided.as_deref())).cloned(),
+            excluded: live.is_some_and(|l| l.excluded),
         }
     }
 
@@ -473,18 +479,51 @@ impl Engine {
 /// ids also after `agent__`.
 fn is_short_for(typed: &str, key: &SessionKey) -> bool {
     let id = key.id();
+    // A number is whole, what stands before it may be short.
+    if let (Some((typed, number)), Some((base, own))) = (typed.split_once('~'), id.split_once('~'))
+        && number == own
+    {
+        return is_prefix(typed, base, key.harness());
+    }
+    // Of a session with generations, its base stands for all of them.
+    is_prefix(typed, id, key.harness())
+        || (!typed.contains('~') && is_prefix(typed, key.base(), key.harness()))
+}
+
+fn is_prefix(typed: &str, id: &str, harness: &str) -> bool {
     let short = |id: &str| {
         id.strip_prefix(typed).is_some_and(|rest| {
             !rest.contains("__") && (!rest.contains('~') || typed.contains('~'))
         })
     };
-    if key.harness() == "openclaw"
+    // Of a sub-agent both halves may be short.
+    let halves = || {
+        let (typed_parent, typed_own) = typed.rsplit_once("__")?;
+        let (parent, own) = id.rsplit_once("__")?;
+        let parent_rest = parent.strip_prefix(typed_parent)?;
+        let own_rest = own.strip_prefix(typed_own)?;
+        let typed = !typed_parent.is_empty() && !typed_own.is_empty();
+        Some(typed && !parent_rest.contains("__") && !own_rest.contains('~'))
+    };
+    if harness == "openclaw"
         && let Some((agent, own)) = id.split_once("__")
+        && (short(own) || agent.starts_with(typed))
     {
-        return short(own) || agent.starts_with(typed) || short(id);
+        return true;
     }
-    // Of a session with generations, its base stands for all of them.
-    short(id) || (!typed.contains('~') && short(key.base()))
+    short(id) || halves() == Some(true)
+}
+
+fn no_generation(session: &SessionKey, newest: u32) -> ErrorBody {
+    let (generations, hint) = match newest {
+        1 => ("1 generation".to_owned(), "leave --generation out".to_owned()),
+        _ => (format!("{newest} generations"), format!("--generation 1 to {newest}")),
+    };
+    ErrorBody {
+        code: ErrorCode::NoSuchSession,
+        message: format!("{session} has {generations}"),
+        hint: Some(hint),
+    }
 }
 
 pub(super) fn no_such(typed: &str) -> ErrorBody {
@@ -497,4 +536,38 @@ pub(super) fn no_such(typed: &str) -> ErrorBody {
 
 pub(super) fn error(code: ErrorCode, message: &str) -> ErrorBody {
     ErrorBody { code, message: message.to_owned(), hint: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_short_for_what_begins_so_and_sub_agents_and_generations_only_where_their_marks_are_typed()
+     {
+        for (typed, key, short) in [
+            ("01a2", "codex/01a202ff", true),
+            ("a202", "codex/01a202ff", false),
+            ("01a2", "codex/01a202ff__agent-7", false),
+            ("01a2__agent", "codex/01a202ff__agent-7", true),
+            ("01a202ff__a", "codex/01a202ff__agent-7", true),
+            ("01a2__gent", "codex/01a202ff__agent-7", false),
+            ("__agent", "codex/01a202ff__agent-7", false),
+            ("01a202ff__", "codex/01a202ff__agent-7", true),
+            ("01a2__agent", "codex/01a202ff__agent-7__deeper", false),
+            ("01a2", "codex/01a202ff~2", true),
+            ("01a2~2", "codex/01a202ff~2", true),
+            ("01a2~2", "codex/01a202ff~3", false),
+            ("01a2~2", "codex/01a202ff", false),
+            ("01a2__ag~2", "codex/01a202ff__agent-7~2", true),
+            ("4c2c", "openclaw/main__4c2c0f6c", true),
+            ("mai", "openclaw/main__4c2c0f6c", true),
+            ("main__4c2c", "openclaw/main__4c2c0f6c", true),
+            ("4c2c~2", "openclaw/main__4c2c0f6c~2", true),
+            ("main__4c2c", "openclaw/main__4c2c0f6c__sub", false),
+        ] {
+            let key: SessionKey = key.parse().unwrap();
+            assert_eq!(is_short_for(typed, &key), short, "{typed} {key}");
+        }
+    }
 }

@@ -88,15 +88,19 @@ fn table(roff: &mut Roff, block: &str) {
     }
 }
 
-/// Code is bold, a link is its text.
+/// Code is bold; a link is its text, or the section's name where that is on this page.
 fn inline(text: &str) -> Vec<Inline> {
     let mut plain = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("](") {
         let (before, link) = before.rsplit_once('[').expect("a link has a beginning");
         plain += before;
-        plain += link;
-        rest = after.split_once(')').expect("a link has an end").1;
+        let (to, after) = after.split_once(')').expect("a link has an end");
+        // Its section is on this page, too, under a heading in capitals.
+        let here =
+            PARTS.iter().any(|(section, _)| to == section.to_lowercase().replace("## ", "#"));
+        plain += &if here { format!("see {}", link.to_uppercase()) } else { link.to_owned() };
+        rest = after;
     }
     plain += rest;
     let pieces = plain.split('`').enumerate();

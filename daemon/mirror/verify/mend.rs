@@ -161,7 +161,8 @@ impl Mender {
             }
             Ok((manifest, kept)) if replace(subject, seen, &manifest).await? => {
                 let named = manifest.parts.len();
-                let message = format!("was rebuilt and names {named} parts{kept}");
+                let parts = if named == 1 { "part" } else { "parts" };
+                let message = format!("was rebuilt and names {named} {parts}{kept}");
                 mended.totals = Some(manifest::totals(&manifest));
                 mended.did("manifest_rebuilt", &object, &message);
             }
