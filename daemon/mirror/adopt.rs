@@ -20,7 +20,7 @@ use self::walk::Walked;
 use crate::durable::Blocking;
 use crate::harness::{Candidate, Facts, Standing};
 use crate::mirror::capture::Tools;
-use crate::mirror::contents;
+use crate::mirror::contents::{self, Leftovers};
 use crate::mirror::find::NewFile;
 use crate::mirror::manifest::{self, Failure};
 use crate::outbox::Waiting;
@@ -446,15 +446,16 @@ impl Adopter {
             return Ok(false);
         }
         let mut has_strays = false;
+        let store = &*self.store;
+        let mut leftovers = Leftovers::new(store, key, manifest);
         for (name, size) in listed {
             let named = manifest.parts.iter().any(|part| part.name() == *name);
             if name.seq >= manifest.next_seq || named {
                 continue;
             }
             // Another writer may have given the same number, and not yet noticed that it came second.
-            let store = &*self.store;
             if let Some((bytes, range)) = contents::part_bytes(store, key, name, *size).await?
-                && contents::holds_at(store, key, manifest, &bytes, range).await?
+                && leftovers.is_held(name, &bytes, range).await?
             {
                 let content = Body::Bytes(bytes.into());
                 manifest::delete_unnamed(store, key, name, content, range).await?;

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::manifest::{Failure, range_of, unreadable};
-use crate::part::{Manifest, PartEntry, PartName, SessionKey, hex};
+use crate::part::{Manifest, PartName, SessionKey, hex};
 use crate::state::PendingPart;
 use crate::store::{Object, Store};
 
@@ -113,43 +113,134 @@ pub(crate) async fn holds(
     manifest: &Manifest,
     bytes: &[u8],
 ) -> Result<bool, Failure> {
-    let mut contents = Contents::new(store, key, manifest, 0);
-    let finder = memchr::memmem::Finder::new(bytes);
-    let mut window: Vec<u8> = Vec::new();
-    loop {
-        let piece = contents.next(COMPARE_BYTES as u64).await?;
-        if piece.is_empty() {
-            return Ok(false);
-        }
-        window.extend_from_slice(piece);
-        if finder.find(&window).is_some() {
-            return Ok(true);
-        }
-        let keep = window.len().min(bytes.len().saturating_sub(1));
-        window.drain(..window.len() - keep);
-    }
+    Ok(find(store, key, manifest, bytes).await?.is_some())
 }
 
-/// As [`holds`], for an object that says its range: where a named part begins at the same place, that is where its bytes have
-/// to be. Another writer's part may hold a record that stands elsewhere in ours.
-pub(crate) async fn holds_at(
+/// Where the named parts hold these bytes first, counted from the first byte of the first part.
+async fn find(
     store: &dyn Store,
     key: &SessionKey,
     manifest: &Manifest,
     bytes: &[u8],
-    range: Option<[u64; 2]>,
-) -> Result<bool, Failure> {
-    let begins = |part: &PartEntry| match (part.cursor_range, range) {
-        (Some([named, _]), Some([start, _])) => named == start,
-        _ => false,
-    };
-    let Some(at) = manifest.parts.iter().position(begins) else {
-        return holds(store, key, manifest, bytes).await;
-    };
-    let before = manifest.parts[..at].iter().map(|part| part.uploaded_bytes).sum();
-    let mut contents = Contents::new(store, key, manifest, before);
-    let there = contents.digest_of(bytes.len() as u64).await?;
-    Ok(there == Some(hex(&Sha256::digest(bytes))))
+) -> Result<Option<u64>, Failure> {
+    let mut contents = Contents::new(store, key, manifest, 0);
+    let finder = memchr::memmem::Finder::new(bytes);
+    let mut window: Vec<u8> = Vec::new();
+    let mut start: u64 = 0;
+    loop {
+        let piece = contents.next(COMPARE_BYTES as u64).await?;
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        window.extend_from_slice(piece);
+        if let Some(at) = finder.find(&window) {
+            return Ok(Some(start + at as u64));
+        }
+        let gone = window.len() - window.len().min(bytes.len().saturating_sub(1));
+        window.drain(..gone);
+        start += gone as u64;
+    }
+}
+
+/// Objects that no manifest names, one after the other in the order of their numbers: which of them the named parts hold.
+///
+/// Bytes that are there somewhere are not yet the ones that are meant: another writer's part may hold a record that stands
+/// elsewhere in ours, and a piece of a record is soon found in many. So an object is looked for at its places: where its range
+/// says, else where its number would have it. Only where its range tells nothing, whole records are looked for everywhere.
+#[derive(Debug)]
+pub(crate) struct Leftovers<'a> {
+    store: &'a dyn Store,
+    key: &'a SessionKey,
+    manifest: &'a Manifest,
+    /// The number behind the last one that was found, and the place behind its bytes.
+    behind: Option<(u32, u64)>,
+}
+
+impl<'a> Leftovers<'a> {
+    pub(crate) fn new(
+        store: &'a dyn Store,
+        key: &'a SessionKey,
+        manifest: &'a Manifest,
+    ) -> Leftovers<'a> {
+        Leftovers { store, key, manifest, behind: None }
+    }
+
+    /// Whether the named parts hold the next object.
+    pub(crate) async fn is_held(
+        &mut self,
+        name: &PartName,
+        bytes: &[u8],
+        range: Option<[u64; 2]>,
+    ) -> Result<bool, Failure> {
+        let length = bytes.len() as u64;
+        let by_range = range.map_or(Vec::new(), |range| self.at_range(range, length));
+        let is_told = !by_range.is_empty();
+        let places = if is_told { by_range } else { self.at_number(name, length) };
+        let digest = hex(&Sha256::digest(bytes));
+        let mut at = None;
+        for place in places {
+            let mut contents = Contents::new(self.store, self.key, self.manifest, place);
+            if contents.digest_of(length).await?.as_ref() == Some(&digest) {
+                at = Some(place);
+                break;
+            }
+        }
+        if at.is_none() && !is_told && has_record(bytes) {
+            at = find(self.store, self.key, self.manifest, bytes).await?;
+        }
+        self.behind = at.map(|at| (name.seq.saturating_add(1), at + length));
+        Ok(at.is_some())
+    }
+
+    /// Where so many bytes of this range have to be: places that are known of a named part that it begins or ends with, or lies
+    /// in, if nothing was replaced there.
+    fn at_range(&self, [first, last]: [u64; 2], length: u64) -> Vec<u64> {
+        let mut places = Vec::new();
+        let mut before: u64 = 0;
+        for part in &self.manifest.parts {
+            let behind = before.saturating_add(part.uploaded_bytes);
+            if let Some([start, end]) = part.cursor_range {
+                let verbatim = part.redactions.is_empty() && end - start == part.uploaded_bytes;
+                if first == start || (verbatim && (start..end).contains(&first)) {
+                    places.push(before.saturating_add(first - start));
+                } else if last == end {
+                    places.extend(behind.checked_sub(length));
+                }
+            }
+            before = behind;
+        }
+        places
+    }
+
+    /// Where so many bytes of this number would be, if they were merged: a merged part has the number of its first, and the next
+    /// part follows its last.
+    fn at_number(&self, name: &PartName, length: u64) -> Vec<u64> {
+        let mut places = Vec::new();
+        places.extend(self.behind.filter(|(seq, _)| *seq == name.seq).map(|(_, place)| place));
+        let mut before: u64 = 0;
+        for part in &self.manifest.parts {
+            if part.seq == name.seq {
+                places.push(before);
+            } else if part.seq == name.seq.saturating_add(1) {
+                places.extend(before.checked_sub(length));
+            }
+            before = before.saturating_add(part.uploaded_bytes);
+        }
+        if self.manifest.next_seq == name.seq.saturating_add(1) {
+            places.extend(before.checked_sub(length));
+        }
+        places
+    }
+}
+
+/// Whether there is a whole record in these bytes: what one is made of, its identifiers and times, is found in no other place.
+fn has_record(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    lines.any(|line| {
+        line.starts_with(b"{")
+            && line.ends_with(b"}\n")
+            && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+    })
 }
 
 /// The whole of a part and the range that it says, unless it is larger than is worth being held in memory.

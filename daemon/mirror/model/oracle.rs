@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::others::Others;
-use super::world::{Source, World};
+use super::world::{SECRET_BYTES, Source, World};
 use crate::mirror::manifest::{range_of, replay_order};
 use crate::part::{Manifest, PartName, SessionKey, hex};
 use crate::redact::{Counts, Redactor};
@@ -189,7 +189,6 @@ fn check_session(
 /// that are as many as a secret of this model has.
 fn is_but_for_secrets(content: &[u8], raw: &[u8]) -> bool {
     const MARKER: &[u8] = b"[REDACTED:aws_access_key]";
-    const SECRET_BYTES: usize = 20;
     let mut records = raw.split_inclusive(|byte| *byte == b'\n');
     content.split_inclusive(|byte| *byte == b'\n').all(|stored| {
         let Some(record) = records.next() else { return false };
