@@ -3,7 +3,7 @@
 //! The real [`Finder`] walks the roots of all harnesses and has the directories watched; the model test has one over files in
 //! memory. Runs on a blocking thread, decides nothing about keys.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,11 +60,24 @@ impl NewFile {
     }
 }
 
+/// Paths that are known. Where nothing is left to be seen of a file as long as it is as it was: how it was, and whether its
+/// agent had set it aside.
+pub(crate) type Known = HashMap<Arc<Path>, Option<(Stat, bool)>>;
+
+/// A candidate that was known.
+#[derive(Debug)]
+pub(crate) struct Met {
+    pub(crate) path: Arc<Path>,
+    pub(crate) archived: bool,
+    /// There is something to look at, or nobody can say that there is not.
+    pub(crate) changed: bool,
+}
+
 /// What a scan found.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Paths of candidates that were known, with whether they are archived.
-    pub(crate) known: Vec<(Arc<Path>, bool)>,
+    /// Candidates that were known.
+    pub(crate) known: Vec<Met>,
     /// Candidates that were not, archived ones before live ones.
     pub(crate) new: Vec<NewFile>,
     /// Things that look like transcripts and cannot be read: path and what is wrong.
@@ -93,7 +106,7 @@ pub(crate) enum Looked {
 /// Finds sessions.
 pub(crate) trait Finder: Send + Sync + std::fmt::Debug {
     /// Looks everywhere.
-    fn scan(&self, known: &HashSet<Arc<Path>>) -> Findings;
+    fn scan(&self, known: &Known) -> Findings;
     /// Looks at one path.
     fn look(&self, path: &Path) -> Looked;
     /// The working directory that records of a harness name, from the start of a transcript or from further on.
@@ -207,7 +220,7 @@ impl Finder for RootsFinder {
         self.harness(harness)?.cwd(records, from_start)
     }
 
-    fn scan(&self, known: &HashSet<Arc<Path>>) -> Findings {
+    fn scan(&self, known: &Known) -> Findings {
         let mut findings = Findings::default();
         for harness in &self.harnesses {
             let mut candidates = Vec::new();
@@ -290,7 +303,7 @@ impl RootsFinder {
     fn sort_in_database(
         &self,
         candidate: Candidate,
-        known: &HashSet<Arc<Path>>,
+        known: &Known,
         findings: &mut Findings,
         heirs: &mut Heirs,
         found: &mut Vec<NewFile>,
@@ -298,10 +311,13 @@ impl RootsFinder {
         match self.sessions(&candidate, true) {
             Looked::Sessions(sessions) => {
                 heirs.add(self.former(&candidate.path), &sessions);
-                let is_known = |s: &NewFile| known.contains(s.candidate.path.as_path());
+                let is_known = |s: &NewFile| known.contains_key(s.candidate.path.as_path());
                 let (old, new): (Vec<_>, Vec<_>) = sessions.into_iter().partition(is_known);
-                let old = old.iter().filter_map(|s| known.get(s.candidate.path.as_path()));
-                findings.known.extend(old.map(|path| (path.clone(), false)));
+                let old =
+                    old.iter().filter_map(|s| known.get_key_value(s.candidate.path.as_path()));
+                let met =
+                    |path: &Arc<Path>| Met { path: path.clone(), archived: false, changed: true };
+                findings.known.extend(old.map(|(path, _)| met(path)));
                 found.extend(new.into_iter().filter(has_rows).filter_map(|s| self.known_by(s)));
             }
             Looked::Unreadable(what) => findings.problems.push((candidate.path, what)),
@@ -330,10 +346,13 @@ impl RootsFinder {
         }
     }
 
-    fn sort_in(&self, candidate: Candidate, known: &HashSet<Arc<Path>>, findings: &mut Findings) {
-        if let Some(path) = known.get(candidate.path.as_path()) {
+    fn sort_in(&self, candidate: Candidate, known: &Known, findings: &mut Findings) {
+        if let Some((path, was)) = known.get_key_value(candidate.path.as_path()) {
             let archived = matches!(candidate.standing, Standing::Archived(_));
-            findings.known.push((path.clone(), archived));
+            let changed = was.is_none_or(|(stat, was_archived)| {
+                archived != was_archived || !self.files.stat(path).is_ok_and(|now| now == stat)
+            });
+            findings.known.push(Met { path: path.clone(), archived, changed });
             return;
         }
         let path = candidate.path.clone();

@@ -1,6 +1,6 @@
 //! The world that the model plays: sources and what they held at every moment, a disk, a store, and faults.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,12 +12,12 @@ use super::others::Others;
 use crate::durable::memory::{DiskFault, MemoryDisk};
 use crate::durable::{Blocking, Disk};
 use crate::harness::{Candidate, Facts, Standing};
-use crate::mirror::find::{Finder, Findings, Looked, NewFile};
+use crate::mirror::find::{Finder, Findings, Known, Looked, Met, NewFile};
 use crate::mirror::{Automatic, Clock, Numbers, Settings, Tiers, Tools};
 use crate::redact::Redactor;
 use crate::source::database::Databases;
 use crate::source::memory::MemoryFiles;
-use crate::source::{Encoding, Files};
+use crate::source::{Encoding, Files, Stat};
 use crate::store::memory::{MemoryStore, OpKind, StoreFault};
 use crate::store::{Conditions, ErrorKind, FsStore, Retry, Store};
 use crate::watch::Hints;
@@ -99,11 +99,13 @@ impl ModelFinder {
 }
 
 impl Finder for ModelFinder {
-    fn scan(&self, known: &HashSet<Arc<Path>>) -> Findings {
+    fn scan(&self, known: &Known) -> Findings {
         let mut findings = Findings::default();
         for (path, id) in self.paths.lock().unwrap().iter() {
-            if let Some(path) = known.get(path.as_path()) {
-                findings.known.push((path.clone(), false));
+            if let Some((path, was)) = known.get_key_value(path.as_path()) {
+                let is_as = |was: Stat| self.files.stat(path).is_ok_and(|now| now == was);
+                let changed = !was.is_some_and(|(stat, archived)| !archived && is_as(stat));
+                findings.known.push(Met { path: path.clone(), archived: false, changed });
             } else {
                 findings.new.extend(self.describe(path, id));
             }
