@@ -36,7 +36,7 @@ const DESCRIPTORS_MAX: usize = 96;
 const SESSIONS: u64 = 5000;
 const WATCHED_SECONDS: u64 = 60;
 const PROCESSOR_MAX: f64 = 0.001;
-const IDLE_RESIDENT_MAX: u64 = 25_000_000;
+const IDLE_RESIDENT_MAX: u64 = 25 << 20;
 const IDLE_DESCRIPTORS_MAX: usize = 64;
 
 /// The unit, which says how memory is to be given back, and why.

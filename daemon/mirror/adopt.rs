@@ -234,7 +234,7 @@ impl Adopter {
         }
         let manifest = &held.manifest;
         Ok(Record {
-            source: file.candidate.path.clone(),
+            source: file.candidate.path.as_path().into(),
             encoding: file.candidate.encoding,
             cwd: file.facts.cwd.clone().or(manifest.cwd.clone()),
             started_at: manifest

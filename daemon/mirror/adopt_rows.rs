@@ -81,7 +81,7 @@ impl Adopter {
         let listed = manifest::list_parts(store, key).await?;
         let parts =
             manifest::replay_order(&named, &listed).into_iter().map(|(name, _)| name).collect();
-        let mut fold = Fold::new(key, record.source.clone());
+        let mut fold = Fold::new(key, record.source.to_path_buf());
         self.fold_parts(&mut fold, key, parts).await?;
         self.fold_waiting(&mut fold, key, &record.pending).await?;
         let ledger = Ledger::of(fold.marks, record.cursor.offset);

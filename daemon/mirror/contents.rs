@@ -16,6 +16,9 @@ use crate::store::{Object, Store};
 /// Bytes read at a time where a merged part is compared with what it should hold.
 const COMPARE_BYTES: usize = 64 * 1024;
 
+/// So many bytes are enough to tell the end of one part from that of another: more than what closes a record.
+const TELLING_BYTES: u64 = 32;
+
 /// Largest part that is looked for in named ones, bytes: one chunk, some records longer. A larger leftover stays.
 pub(super) const COMPARED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -113,20 +116,21 @@ pub(crate) async fn holds(
     manifest: &Manifest,
     bytes: &[u8],
 ) -> Result<bool, Failure> {
-    Ok(find(store, key, manifest, bytes).await?.is_some())
+    Ok(find(store, key, manifest, 0, bytes).await?.is_some())
 }
 
-/// Where the named parts hold these bytes first, counted from the first byte of the first part.
+/// Where the named parts hold these bytes first from some place on; places are counted from the first byte of the first part.
 async fn find(
     store: &dyn Store,
     key: &SessionKey,
     manifest: &Manifest,
+    from: u64,
     bytes: &[u8],
 ) -> Result<Option<u64>, Failure> {
-    let mut contents = Contents::new(store, key, manifest, 0);
+    let mut contents = Contents::new(store, key, manifest, from);
     let finder = memchr::memmem::Finder::new(bytes);
     let mut window: Vec<u8> = Vec::new();
-    let mut start: u64 = 0;
+    let mut start = from;
     loop {
         let piece = contents.next(COMPARE_BYTES as u64).await?;
         if piece.is_empty() {
@@ -173,9 +177,13 @@ impl<'a> Leftovers<'a> {
         range: Option<[u64; 2]>,
     ) -> Result<bool, Failure> {
         let length = bytes.len() as u64;
+        let Some((from, to)) = self.window(range) else {
+            self.behind = None;
+            return Ok(false);
+        };
         let by_range = range.map_or(Vec::new(), |range| self.at_range(range, length));
         let is_told = !by_range.is_empty();
-        let places = if is_told { by_range } else { self.at_number(name, length) };
+        let places = if is_told { by_range } else { self.at_number(name, bytes) };
         let digest = hex(&Sha256::digest(bytes));
         let mut at = None;
         for place in places {
@@ -186,7 +194,8 @@ impl<'a> Leftovers<'a> {
             }
         }
         if at.is_none() && !is_told && has_record(bytes) {
-            at = find(self.store, self.key, self.manifest, bytes).await?;
+            let found = find(self.store, self.key, self.manifest, from, bytes).await?;
+            at = found.filter(|at| at + length <= to);
         }
         self.behind = at.map(|at| (name.seq.saturating_add(1), at + length));
         Ok(at.is_some())
@@ -212,11 +221,35 @@ impl<'a> Leftovers<'a> {
         places
     }
 
-    /// Where so many bytes of this number would be, if they were merged: a merged part has the number of its first, and the next
-    /// part follows its last.
-    fn at_number(&self, name: &PartName, length: u64) -> Vec<u64> {
+    /// From where to where the named parts hold what is in a range, the parts around its ends included; `None`: they do not
+    /// reach so far. Without a range, all of them.
+    fn window(&self, range: Option<[u64; 2]>) -> Option<(u64, u64)> {
+        let Some([first, last]) = range else { return Some((0, u64::MAX)) };
+        let (mut before, mut window) = (0, None);
+        for part in &self.manifest.parts {
+            let behind = u64::saturating_add(before, part.uploaded_bytes);
+            if let Some([start, end]) = part.cursor_range {
+                if start <= first {
+                    window = Some((before, behind));
+                }
+                if end >= last {
+                    return window.map(|(from, _)| (from, behind));
+                }
+            }
+            before = behind;
+        }
+        None
+    }
+
+    /// Where bytes of this number would be, if they were merged: a merged part has the number of its first, and the next part
+    /// follows its last. A few bytes are the end of many a part, so they are looked for only behind what was found before.
+    fn at_number(&self, name: &PartName, bytes: &[u8]) -> Vec<u64> {
+        let length = bytes.len() as u64;
         let mut places = Vec::new();
         places.extend(self.behind.filter(|(seq, _)| *seq == name.seq).map(|(_, place)| place));
+        if length < TELLING_BYTES && !has_record(bytes) {
+            return places;
+        }
         let mut before: u64 = 0;
         for part in &self.manifest.parts {
             if part.seq == name.seq {

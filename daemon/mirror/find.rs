@@ -43,7 +43,7 @@ impl NewFile {
         NewFile {
             candidate: Candidate {
                 harness: "",
-                path: record.source.clone(),
+                path: record.source.to_path_buf(),
                 id: String::new(),
                 id_from_records: false,
                 encoding: record.encoding,

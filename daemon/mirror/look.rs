@@ -154,6 +154,7 @@ impl Engine {
     }
 
     /// How a file was when all of it was captured, if nothing is left to be seen of it: an idle session costs a scan no look.
+    /// What waits to be stored or named, and who waits for a flush, is looked after with each look.
     fn as_captured(&self, key: &SessionKey) -> Option<(Stat, bool)> {
         let live = self.live.get(key)?;
         let record = self.state.get(key)?;
@@ -161,7 +162,9 @@ impl Engine {
             live.trusted && !live.verify && live.rewriting.is_none() && live.problem.is_none();
         let is_whole = record.encoding == Encoding::Plain
             && record.cursor.offset == record.cursor.stat.size
-            && !record.gone;
+            && record.pending.is_empty()
+            && !record.gone
+            && self.waiters.is_empty();
         (is_done && is_whole).then_some((record.cursor.stat, record.archived))
     }
 
@@ -190,6 +193,7 @@ impl Engine {
             self.scan_again();
         }
         self.place_all();
+        self.flushing |= self.dirty.is_empty() && self.nothing_to_place(); // What is as it was is stored.
         changes.extend(self.vanished(&present));
         let ended: Vec<SessionKey> = changes.iter().filter_map(|c| c.session()).cloned().collect();
         if self.commit(changes) {
@@ -361,7 +365,7 @@ impl Engine {
         };
         live.looking = true;
         Some(Look {
-            path: record.source.clone(),
+            path: record.source.to_path_buf(),
             encoding: record.encoding,
             cursor: record.cursor.clone(),
             next_seq: record.next_seq,
@@ -602,7 +606,7 @@ impl Engine {
         }
         self.dirty.remove(key);
         if old.source == fresh.source || !old.archived {
-            self.by_path.remove(old.source.as_path());
+            self.by_path.remove(&old.source);
         }
         self.queue_send(key);
         self.adopt_record(&next);

@@ -347,8 +347,11 @@ impl Engine {
         live.named_at = record.pending.iter().any(|p| p.named).then(Instant::now);
         self.apply_rules(key);
         self.last_stored_at = self.last_stored_at.take().max(record.totals.last_stored_at.clone());
-        if !record.superseded || (record.archived && !record.gone) {
-            self.by_path.insert(record.source.as_path().into(), key.clone());
+        // A file that was set aside never takes the place of one that is followed.
+        let set_aside =
+            record.archived && !record.gone && !self.by_path.contains_key(&record.source);
+        if !record.superseded || set_aside {
+            self.by_path.insert(record.source.clone(), key.clone());
         }
         self.queue_send(key);
         if record.leaving.is_some() {

@@ -181,7 +181,7 @@ impl Engine {
         if let Some(key) = inodes.get(&(file.stat.dev, file.stat.ino))
             && let Some(record) = self.state.get(key)
             && key.harness() == file.candidate.harness
-            && record.source != *path
+            && *record.source != **path
         {
             if self.live.get(key).is_some_and(|live| live.looking) {
                 return Place::Wait;
@@ -353,7 +353,12 @@ impl Engine {
         Record {
             cwd: file.facts.cwd.clone(),
             archived: file.archived(),
-            ..Record::new(candidate.path.clone(), candidate.encoding, started_at, file.stat)
+            ..Record::new(
+                candidate.path.as_path().into(),
+                candidate.encoding,
+                started_at,
+                file.stat,
+            )
         }
     }
 
@@ -361,7 +366,7 @@ impl Engine {
     fn follow_archive(&mut self, key: &SessionKey, file: &NewFile) -> bool {
         let Some(old) = self.state.get(key).cloned() else { return false };
         let fresh = Record {
-            source: file.candidate.path.clone(),
+            source: file.candidate.path.as_path().into(),
             encoding: file.candidate.encoding,
             cwd: file.facts.cwd.clone().or(old.cwd.clone()),
             archived: file.archived(),
@@ -381,7 +386,7 @@ impl Engine {
     fn take_over(&mut self, key: &SessionKey, file: &NewFile) -> bool {
         let Some(old) = self.state.get(key).cloned() else { return false };
         let record = Record {
-            source: file.candidate.path.clone(),
+            source: file.candidate.path.as_path().into(),
             encoding: file.candidate.encoding,
             archived: file.archived(),
             cwd: old.cwd.clone().or(file.facts.cwd.clone()),
@@ -390,14 +395,15 @@ impl Engine {
             manifest_due: true,
             ..old.clone()
         };
+        let source = record.source.clone();
         let change = Change::Session { key: key.clone(), record: Box::new(record) };
         if !self.commit(vec![change]) {
             self.hold_placing();
             return false;
         }
         info!(session = %key, "its file moved");
-        self.by_path.remove(old.source.as_path());
-        self.by_path.insert(file.candidate.path.as_path().into(), key.clone());
+        self.by_path.remove(&old.source);
+        self.by_path.insert(source, key.clone());
         self.live(key).trusted = false;
         self.apply_rules(key); // The file may have named the directory.
         self.mark_dirty(key);

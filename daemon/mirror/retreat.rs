@@ -149,7 +149,7 @@ impl Engine {
         self.outbox.tidy(&*self.tools.disk, &key);
         self.dirty.remove(&key);
         if !old.superseded {
-            self.by_path.remove(old.source.as_path());
+            self.by_path.remove(&old.source);
         }
         if self.state.get(&key).is_some_and(|record| record.leaving.is_some()) {
             self.leaving.insert(key.clone(), Instant::now());

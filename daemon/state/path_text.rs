@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -15,7 +16,7 @@ pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::E
     to.serialize_str(&text)
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Path>, D::Error> {
     let text = String::deserialize(from)?;
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -30,5 +31,5 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf,
         bytes.push(byte.ok_or_else(|| D::Error::custom("a path with a broken escape"))?);
         rest = &tail[2..];
     }
-    Ok(PathBuf::from(OsString::from_vec(bytes)))
+    Ok(PathBuf::from(OsString::from_vec(bytes)).into())
 }

@@ -2,7 +2,8 @@
 //!
 //! Knows what is kept; refuses to know when it changes ([`super::Change`]) and how it is written.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use crate::source::{Cursor, Encoding, Stat};
 pub(crate) struct Record {
     /// Path of the source.
     #[serde(with = "super::path_text")]
-    pub(crate) source: PathBuf,
+    pub(crate) source: Arc<Path>,
     /// How the file stores its content.
     pub(crate) encoding: Encoding,
     /// Working directory that the agent recorded.
@@ -81,7 +82,7 @@ pub(crate) struct Leaving {
 impl Record {
     /// Of a session of which nothing is captured yet.
     pub(crate) fn new(
-        source: PathBuf,
+        source: Arc<Path>,
         encoding: Encoding,
         started_at: String,
         stat: Stat,

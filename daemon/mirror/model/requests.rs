@@ -199,6 +199,22 @@ fn where_conditions_mean_nothing_only_idle_sessions_are_compacted() {
 }
 
 #[test]
+fn what_a_stop_named_is_seen_named_after_the_next_start() {
+    play(async |play, store| {
+        let store = store.with_conditions(Conditions::Ignored);
+        play.world.memory_store = Some(store.clone());
+        live(play, 1, 20).await;
+        play.drain().await.unwrap();
+        let before = parts_of(&store, 0);
+        assert!(before >= 16, "{before} parts");
+        // Nobody writes any more. Parts are merged only when all of them were seen named.
+        play.run(Duration::from_secs(1200)).await.unwrap();
+        let after = parts_of(&store, 0);
+        assert!(after < before / 2, "{after} of {before} parts");
+    });
+}
+
+#[test]
 fn where_deleting_is_refused_nothing_is_merged_by_itself_and_status_says_so() {
     play(async |play, store| {
         let deletes = Arc::new(Mutex::new(0));

@@ -67,7 +67,12 @@ impl Case {
             next_seq: 3,
             totals: Totals { parts: 3, bytes: manifest.bytes(), ..Totals::default() },
             named_bytes: manifest.bytes(),
-            ..Record::new("/agent/s.jsonl".into(), Encoding::Plain, began, stat)
+            ..Record::new(
+                std::path::Path::new("/agent/s.jsonl").into(),
+                Encoding::Plain,
+                began,
+                stat,
+            )
         };
         let entries = manifest.parts.clone();
         let case = Case { store, record: Some(record), entries, compacting: false };
