@@ -34,6 +34,7 @@ mod pulse;
 mod replay;
 mod retreat;
 mod rows;
+mod scan;
 mod send;
 mod tiers;
 mod verify;
