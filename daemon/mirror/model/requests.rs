@@ -39,6 +39,15 @@ fn play(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
     remote::play(INTERVAL, test);
 }
 
+/// On a store that takes every put, whatever its condition.
+fn play_without_conditions(test: impl AsyncFnOnce(&mut Play, MemoryStore)) {
+    play(async |play, store| {
+        let store = store.with_conditions(Conditions::Ignored);
+        play.world.memory_store = Some(store.clone());
+        test(play, store).await;
+    });
+}
+
 async fn live(play: &mut Play, sessions: usize, intervals: u32) {
     remote::live(play, INTERVAL, sessions, intervals).await;
 }
@@ -188,9 +197,7 @@ fn in_a_local_store_a_live_session_has_few_parts_at_any_time() {
 
 #[test]
 fn where_conditions_mean_nothing_only_idle_sessions_are_compacted() {
-    play(async |play, store| {
-        let store = store.with_conditions(Conditions::Ignored);
-        play.world.memory_store = Some(store.clone());
+    play_without_conditions(async |play, store| {
         live(play, 1, 400).await;
         assert!(parts_of(&store, 0) >= 390, "{} parts", parts_of(&store, 0));
         play.run(Duration::from_secs(900)).await.unwrap();
@@ -200,9 +207,7 @@ fn where_conditions_mean_nothing_only_idle_sessions_are_compacted() {
 
 #[test]
 fn what_a_stop_named_is_seen_named_after_the_next_start() {
-    play(async |play, store| {
-        let store = store.with_conditions(Conditions::Ignored);
-        play.world.memory_store = Some(store.clone());
+    play_without_conditions(async |play, store| {
         live(play, 1, 20).await;
         play.drain().await.unwrap();
         let before = parts_of(&store, 0);
@@ -243,9 +248,7 @@ fn where_deleting_is_refused_nothing_is_merged_by_itself_and_status_says_so() {
 
 #[test]
 fn a_compaction_that_is_asked_for_waits_for_one_that_began_by_itself() {
-    play(async |play, store| {
-        let store = store.with_conditions(Conditions::Ignored);
-        play.world.memory_store = Some(store.clone());
+    play_without_conditions(async |play, store| {
         live(play, 1, 40).await;
         // Its manifest is put, and it waits whether somebody overwrites that.
         let merging = |store: &MemoryStore| {
