@@ -79,17 +79,22 @@ pub(super) fn changed_by(record: &Record, seen: &Seen, cwd: Option<&str>) -> Opt
     let mut new = cwd.map_or_else(|| record.clone(), |cwd| with_cwd(record, cwd));
     if !seen.parts().is_empty() && (record.ended_at.is_some() && !record.archived || record.gone) {
         // Written to again after it ended: it is open again, unless its agent says otherwise.
-        new.ended_at = record.about.ended_at.clone();
+        new.ended_at = agents_end(record).cloned();
         new.gone = false;
     }
     if let Seen::Read { told: Some(told), .. } = seen {
         new.cwd = told.cwd.clone().or(new.cwd);
-        if told.about.ended_at != record.about.ended_at {
+        if told.about.ended_at.as_ref() != agents_end(record) {
             new.ended_at = told.about.ended_at.clone();
         }
-        new.about = told.about.clone();
+        new.about = (!told.about.is_empty()).then(|| Box::new(told.about.clone()));
         let retold = new.about != record.about || new.cwd != record.cwd;
         new.manifest_due |= retold;
     }
     (new != *record).then_some(new)
+}
+
+/// When its agent said that a session ended, as far as is known.
+fn agents_end(record: &Record) -> Option<&String> {
+    record.about.as_ref()?.ended_at.as_ref()
 }

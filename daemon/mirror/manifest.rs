@@ -61,7 +61,7 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     source_path: String,
-    about: About,
+    about: Option<Box<About>>,
     cwd: Option<String>,
     started_at: String,
     ended_at: Option<String>,
@@ -99,9 +99,9 @@ impl Header {
     pub(super) fn apply(&self, key: &SessionKey, manifest: &mut Manifest) {
         manifest.source_path = Some(self.source_path.clone());
         manifest.cwd = self.cwd.clone().or(manifest.cwd.take());
-        if !self.about.is_empty() {
+        if let Some(about) = &self.about {
             let About { title, model, parent, git_branch, end_reason, ended_at: _ } =
-                self.about.clone();
+                (**about).clone();
             (manifest.title, manifest.model, manifest.parent) = (title, model, parent);
             (manifest.git_branch, manifest.end_reason) = (git_branch, end_reason);
         }

@@ -129,7 +129,7 @@ impl Engine {
             superseded: true,
             pending: Vec::new(),
             manifest_due: false,
-            leaving: (!leaving.parts.is_empty()).then_some(leaving),
+            leaving: (!leaving.parts.is_empty()).then(|| Box::new(leaving)),
             ..old.clone()
         };
         let is_cut_off = anew.is_some() && !fresh.pending.is_empty();
@@ -174,8 +174,8 @@ impl Engine {
         let sessions = self.state.state().sessions.iter();
         let waiting = sessions.filter_map(|(key, record)| {
             let leaving = record.leaving.as_ref().filter(|leaving| leaving.to == *from)?;
-            let leaving = Leaving { to: to.clone(), below, ..leaving.clone() };
-            Some((key.clone(), Record { leaving: Some(leaving), ..(**record).clone() }))
+            let leaving = Leaving { to: to.clone(), below, ..(**leaving).clone() };
+            Some((key.clone(), Record { leaving: Some(Box::new(leaving)), ..(**record).clone() }))
         });
         waiting.map(change).collect()
     }
@@ -243,8 +243,8 @@ impl Engine {
             if !rest.is_empty() {
                 self.leaving.insert(key.clone(), Instant::now() + OTHERS_NAME_WITHIN);
             }
-            let leaving = Leaving { parts: rest, ..leaving };
-            let leaving = (!leaving.parts.is_empty()).then_some(leaving);
+            let leaving = Leaving { parts: rest, ..*leaving };
+            let leaving = (!leaving.parts.is_empty()).then(|| Box::new(leaving));
             if record.leaving != leaving {
                 let record = Record { leaving, ..record.clone() };
                 // Deleting twice is deleting once.

@@ -12,7 +12,7 @@ use crate::redact::Counts;
 use crate::source::database::About;
 use crate::source::{Cursor, Encoding, Stat};
 
-/// One generation of one session.
+/// One generation of one session. There are thousands, of which nearly all are idle: what few have is boxed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// Path of the source.
@@ -40,8 +40,8 @@ pub(crate) struct Record {
     #[serde(default)]
     pub(crate) ended_at: Option<String>,
     /// What its agent's database says about it, where it is rows of one. Without secrets.
-    #[serde(default, skip_serializing_if = "About::is_empty")]
-    pub(crate) about: About,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) about: Option<Box<About>>,
     /// Whether its agent set the file aside.
     #[serde(default)]
     pub(crate) archived: bool,
@@ -65,7 +65,7 @@ pub(crate) struct Record {
     pub(crate) compaction: Option<Box<Compaction>>,
     /// What is to be removed here once it is safe elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) leaving: Option<Leaving>,
+    pub(crate) leaving: Option<Box<Leaving>>,
 }
 
 /// Objects of ours whose numbers another writer has given too: their bytes went on to a generation of their own.
@@ -98,7 +98,7 @@ impl Record {
             totals: Totals::default(),
             named_bytes: 0,
             ended_at: None,
-            about: About::default(),
+            about: None,
             archived: false,
             gone: false,
             stopped: false,

@@ -272,7 +272,7 @@ async fn leftovers_are_wrong_unless_somebody_sees_to_them() {
     assert_eq!(case.found().await, note);
     case.record().compaction = None;
     let leaving = Leaving { parts: vec![name], to: key().with_generation(2), below: 1 };
-    case.record().leaving = Some(leaving);
+    case.record().leaving = Some(Box::new(leaving));
     assert_eq!(case.found().await, note);
     case.record = None;
     assert_eq!(case.found().await, note);
