@@ -489,10 +489,9 @@ fn read_snapshot(disk: &dyn Disk, path: &Path) -> Result<Option<State>, StateErr
     }
 }
 
-/// How many sessions a snapshot has, and nothing is set aside; `None` when it is damaged.
-pub(crate) fn look(disk: &dyn Disk, dir: &Path) -> Result<Option<usize>, StateError> {
-    let state = read_snapshot(disk, &dir.join("state.json"))?;
-    Ok(state.map(|state| state.sessions.len()))
+/// Whether a snapshot is whole; nothing is set aside. What it holds says little: the newest is in the journal.
+pub(crate) fn is_intact(disk: &dyn Disk, dir: &Path) -> Result<bool, StateError> {
+    Ok(read_snapshot(disk, &dir.join("state.json"))?.is_some())
 }
 
 /// What a file of JSON says; `None` when it says something else.

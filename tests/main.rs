@@ -44,6 +44,7 @@ mod service;
 mod service_life;
 mod service_upgrade;
 mod surroundings;
+mod terminal;
 mod tidy;
 mod upgrade;
 mod verify;

@@ -155,10 +155,7 @@ fn snapshot(own: &Own) -> Check {
     let (file, word) = (file.display(), text::shell_word(&file));
     match &own.snapshot {
         Snapshot::Missing => ok(Code::State, "nothing was recorded yet"),
-        Snapshot::Fine(sessions) => {
-            let sessions = text::count(*sessions as u64, "session", "sessions");
-            ok(Code::State, format!("{file} is intact: {sessions}"))
-        }
+        Snapshot::Fine => ok(Code::State, format!("{file} is intact")),
         Snapshot::Damaged => warning(
             Code::State,
             format!(

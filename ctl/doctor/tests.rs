@@ -48,7 +48,7 @@ fn examination() -> Examination {
         own: Some(Own {
             state_dir: "/home/me/.local/state/tracecraft".into(),
             directory: Directory::Private,
-            snapshot: Snapshot::Fine(12),
+            snapshot: Snapshot::Fine,
             lock: Lock::Held { pid: Some(4242), since: Some("2026-07-02T08:00:00Z".into()) },
             socket: Socket::Listened,
             socket_fault: None,

@@ -62,8 +62,8 @@ pub enum Directory {
 pub enum Snapshot {
     /// There is none.
     Missing,
-    /// It can be read and has so many sessions, generations included.
-    Fine(usize),
+    /// It can be read.
+    Fine,
     /// It is not what was written.
     Damaged,
     /// A newer version wrote it; in words.
@@ -184,9 +184,9 @@ fn directory(path: &Path) -> Directory {
 }
 
 fn snapshot(disk: &dyn Disk, state_dir: &Path) -> Snapshot {
-    match state::look(disk, state_dir) {
-        Ok(Some(sessions)) => Snapshot::Fine(sessions),
-        Ok(None) => Snapshot::Damaged,
+    match state::is_intact(disk, state_dir) {
+        Ok(true) => Snapshot::Fine,
+        Ok(false) => Snapshot::Damaged,
         Err(error @ StateError::UnknownVersion { .. }) => Snapshot::Newer(error.to_string()),
         Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Snapshot::Missing

@@ -464,12 +464,8 @@ impl Engine {
         };
         let (source, archived) = (old.source.clone(), old.archived);
         let fresh = Record { source, archived, ..self.fresh_record(&old, stat, why) };
-        match self.supersede(key, fresh) {
-            Some(next) => {
-                self.mark_dirty(&next);
-                self.note_superseded(key);
-            }
-            None => self.look_at(key, Instant::now() + DISK_RETRY),
+        if !self.supersede(key, fresh) {
+            self.look_at(key, Instant::now() + DISK_RETRY);
         }
     }
 
@@ -493,9 +489,9 @@ impl Engine {
         }
     }
 
-    /// Commits the end of a generation and the start of the next. `None`: the commit failed.
-    pub(super) fn supersede(&mut self, key: &SessionKey, fresh: Record) -> Option<SessionKey> {
-        let mut old = self.state.get(key)?.clone();
+    /// Commits the end of a generation and the start of the next, which is looked at soon. `false`: the commit failed.
+    pub(super) fn supersede(&mut self, key: &SessionKey, fresh: Record) -> bool {
+        let Some(mut old) = self.state.get(key).cloned() else { return false };
         old.superseded = true;
         old.ended_at.get_or_insert_with(|| self.now_text());
         old.manifest_due = true;
@@ -505,7 +501,7 @@ impl Engine {
             Change::Session { key: next.clone(), record: Box::new(fresh.clone()) },
         ];
         if !self.commit(changes) {
-            return None;
+            return false;
         }
         self.dirty.remove(key);
         if old.source == fresh.source || !old.archived {
@@ -513,6 +509,8 @@ impl Engine {
         }
         self.queue_send(key);
         self.adopt_record(&next);
-        Some(next)
+        self.mark_dirty(&next);
+        self.note_superseded(key);
+        true
     }
 }

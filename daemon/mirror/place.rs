@@ -372,14 +372,11 @@ impl Engine {
             archived: file.archived(),
             ..self.fresh_record(&old, file.stat, "its agent set the former file aside")
         };
-        match self.supersede(key, fresh) {
-            Some(next) => self.mark_dirty(&next),
-            None => {
-                self.hold_placing();
-                return false;
-            }
+        let is_committed = self.supersede(key, fresh);
+        if !is_committed {
+            self.hold_placing();
         }
-        true
+        is_committed
     }
 
     /// The session's file is at another path now. What is in it decides at the next look whether it goes on.

@@ -18,6 +18,7 @@ pub(crate) mod proxy;
 pub(crate) mod room;
 pub(crate) mod s3;
 pub(crate) mod strace;
+pub(crate) mod terminal;
 mod tests;
 pub(crate) mod writers;
 
