@@ -285,6 +285,9 @@ impl Live {
 fn later(status: &Status, elapsed: Duration) -> Status {
     let mut status = status.clone();
     status.uptime_seconds += elapsed.as_secs();
+    if let Some(seconds) = &mut status.stalled_seconds {
+        *seconds += elapsed.as_secs();
+    }
     if let Some(seconds) = &mut status.pending.oldest_seconds {
         *seconds += elapsed.as_secs();
     }

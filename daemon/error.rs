@@ -83,12 +83,15 @@ impl From<std::io::Error> for RunError {
 
 impl From<control::BindError> for RunError {
     fn from(error: control::BindError) -> RunError {
-        let code = match error {
-            control::BindError::TooLong { .. } => RunError::CONFIGURATION,
-            control::BindError::AlreadyServing(_) => RunError::LOCKED,
-            _ => RunError::FAILED,
+        let (code, hint) = match error {
+            control::BindError::TooLong { .. } => (RunError::CONFIGURATION, None),
+            control::BindError::AlreadyServing(_) => {
+                let stop = "`systemctl --user stop tracecraftd.socket tracecraftd.service` where it is the service's";
+                (RunError::LOCKED, Some(format!("end it ({stop}), or choose another --socket")))
+            }
+            _ => (RunError::FAILED, None),
         };
-        RunError { code, hint: None, source: error.into() }
+        RunError { code, hint, source: error.into() }
     }
 }
 

@@ -150,9 +150,11 @@ pub async fn run(
         Mode::Daemon => {
             let notifier = Notifier::of_process();
             let socket = &config.socket.value;
+            let is_passed = handed.has_listeners();
             let bound = match handed.choose(|listener| control::take_over(listener, socket)) {
                 Some(bound) => bound,
-                None => control::bind(socket)?,
+                None if is_passed => control::bind(socket)?,
+                None => control::bind_first(socket)?,
             };
             let (scan_began, pulse) = (tools.scan_began.clone(), tools.pulse.clone());
             let asked = mirror.clone();

@@ -232,6 +232,11 @@ impl Handed {
         handed
     }
 
+    /// Whether the service manager listens for us, on whatever.
+    pub(crate) fn has_listeners(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     /// The one that will do for the control socket; all others are closed.
     pub(crate) fn choose<T>(self, take: impl Fn(UnixListener) -> Result<T, String>) -> Option<T> {
         for fault in &self.faults {

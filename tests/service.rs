@@ -230,6 +230,41 @@ fn uninstall_leaves_no_file_and_purge_leaves_only_what_is_stored() {
 }
 
 #[test]
+fn uninstall_ends_a_service_whose_files_somebody_removed_before() {
+    let name = "service::uninstall_ends_a_service_whose_files_somebody_removed_before";
+    beside_a_manager(name, |managed| {
+        managed.service_ok(&["install"]);
+        let units = managed.home.path().join(".config/systemd/user");
+        for unit in [SERVICE, SOCKET] {
+            fs::remove_file(units.join(unit)).unwrap();
+        }
+        managed.systemctl(&["daemon-reload"]);
+        assert!(managed.pid().is_some() && units.join("default.target.wants").exists());
+        managed.service_ok(&["uninstall"]);
+        assert_eq!(managed.pid(), None);
+        assert!(!managed.home.path().join(".config/systemd").exists(), "links are left");
+    });
+}
+
+#[test]
+fn t64_a_daemon_by_hand_where_the_manager_listens_says_so_and_starts_no_service() {
+    let name =
+        "service::t64_a_daemon_by_hand_where_the_manager_listens_says_so_and_starts_no_service";
+    beside_a_manager(name, |managed| {
+        managed.service_ok(&["install"]);
+        managed.systemctl(&["stop", SERVICE]);
+        let output = run(&mut managed.home.tracecraftd());
+        assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+        assert!(
+            said(&output).contains("systemctl --user stop tracecraftd.socket"),
+            "{}",
+            said(&output)
+        );
+        assert_eq!(managed.pid(), None, "the service was started");
+    });
+}
+
+#[test]
 fn purge_is_refused_while_parts_wait() {
     let name = "service::purge_is_refused_while_parts_wait";
     beside_a_manager(name, |managed| {

@@ -204,6 +204,29 @@ fn t48_an_overflow_of_the_event_queue_loses_nothing() {
     assert_eq!(daemon.term().code(), Some(0));
 }
 
+/// To a process the sleep of a machine is a stop: the clock of the day jumps, and what happened meanwhile was seen by nobody.
+#[test]
+fn t71_after_a_sleep_it_goes_on_by_itself_with_what_changed_meanwhile() {
+    let home = Home::new();
+    let planted = Planted::exact_only(71);
+    let new = |number| Transcript::new(&home, "claude-code", number, 71);
+    let mut transcripts: Vec<_> = (0..3).map(new).collect();
+    transcripts.iter_mut().for_each(|one| one.grow(&planted, 2));
+    let mut daemon = Daemon::start(&home, &["--interval", "200ms"]);
+    ctl_ok(&home, &["flush"]);
+    daemon.signal(Signal::STOP);
+    transcripts[0].grow(&planted, 3);
+    fs::remove_file(&transcripts[1].path).unwrap();
+    transcripts.push(new(3));
+    transcripts[3].grow(&planted, 2);
+    daemon.signal(Signal::CONT);
+    wait_until_ok("all to be stored", || {
+        let sources: Vec<_> = transcripts.iter().map(|one| one.source(&planted)).collect();
+        judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources))
+    });
+    assert_eq!(daemon.term().code(), Some(0));
+}
+
 #[test]
 fn t51_descriptors_do_not_grow_with_the_number_of_sessions() {
     if !Path::new("/proc/self/fd").exists() {

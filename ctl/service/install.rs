@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 use tracecraft::api::{Status, route};
 use tracecraft::setup::{Survey, Vars, write_file};
 
@@ -20,8 +21,8 @@ use crate::text;
 /// Between two questions to a daemon that was just started.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How often. launchd does not tell when a program is ready.
-const ASKS_MAX: u32 = 100;
+/// For how long: launchd does not tell when a program is ready.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// What came of it: the shape of `--json`.
 #[derive(Debug, Serialize)]
@@ -75,8 +76,8 @@ pub(super) async fn run(
         Manager::Launchd { uid } => {
             let home = home()?;
             let plist = launchd::plist_path(&home);
-            launchd::write(&plist, &launchd::render(&program, found, &home))?;
-            launchd::run(&launchd::load(*uid, &plist))?;
+            let is_new = launchd::write(&plist, &launchd::render(&program, found, &home))?;
+            launchd::load(*uid, &plist, is_new).await?;
             done.units.push(plist);
             done.notes.push("it runs while you are logged in at the screen".into());
         }
@@ -238,14 +239,14 @@ pub(super) async fn restart(
 
 /// The daemon answers: "started" is what a client sees, and not that there is a process (T65).
 async fn answers(service: &Client) -> Result<Status, Failure> {
-    let mut asks = 0;
+    let deadline = Instant::now() + ANSWERS_WITHIN;
     loop {
         match service.get::<Status>(route::STATUS, STATUS_TIMEOUT).await {
             Ok(status) => return Ok(status),
-            Err(failure) if asks >= ASKS_MAX => {
+            Err(failure) if Instant::now() >= deadline => {
                 return Err(failure.hint("`tracecraftctl service logs` shows what it said"));
             }
-            Err(_) => asks += 1,
+            Err(_) => {}
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

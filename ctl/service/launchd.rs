@@ -4,7 +4,9 @@
 //! alone: nobody has run it on a Mac.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracecraft::setup::{Survey, write_file};
 
 use super::shell;
@@ -13,6 +15,12 @@ use crate::failure::Failure;
 
 /// The agent's name in launchd.
 pub(super) const LABEL: &str = "tracecraft.tracecraftd";
+
+/// The daemon's last flush takes 20 s at most, and launchd kills it after 30 (`ExitTimeOut`).
+const GONE_WITHIN: Duration = Duration::from_secs(40);
+
+/// Between two looks whether it is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 const TEXT: &str = include_str!("../../packaging/tracecraft.tracecraftd.plist");
 
@@ -47,21 +55,55 @@ fn escaped(text: &str) -> String {
 /// A command, and whether its failure matters.
 pub(super) type Step = (Vec<String>, bool);
 
-/// What makes a written agent run, now and at each login. What ran before is ended first: launchd reads a list once.
-pub(super) fn load(uid: u32, plist: &Path) -> Vec<Step> {
+/// What makes a written agent run, now and at each login.
+pub(super) fn load_steps(uid: u32, plist: &Path) -> Vec<Step> {
     let (domain, agent) = (format!("gui/{uid}"), format!("gui/{uid}/{LABEL}"));
     let plist = plist.display().to_string();
     vec![
-        (words(&["bootout", &agent]), false),
         (words(&["enable", &agent]), true),
         (words(&["bootstrap", &domain, &plist]), true),
         (words(&["kickstart", &agent]), true),
     ]
 }
 
+/// Makes a written agent run. Launchd reads a list once: what ran by another one is ended first, what runs by this one goes on.
+pub(super) async fn load(uid: u32, plist: &Path, is_new: bool) -> Result<(), Failure> {
+    if is_loaded(uid)? {
+        if !is_new {
+            return run(&[(words(&["kickstart", &format!("gui/{uid}/{LABEL}")]), true)]);
+        }
+        unload(uid).await?;
+    }
+    run(&load_steps(uid, plist))
+}
+
 /// What ends the agent for good.
-pub(super) fn unload(uid: u32) -> Vec<Step> {
-    vec![(words(&["bootout", &format!("gui/{uid}/{LABEL}")]), false)]
+pub(super) fn unload_step(uid: u32) -> Step {
+    (words(&["bootout", &format!("gui/{uid}/{LABEL}")]), false)
+}
+
+/// Ends the agent and waits until it is gone: its last flush may take a while, and until then launchd takes no other.
+pub(super) async fn unload(uid: u32) -> Result<(), Failure> {
+    run(&[unload_step(uid)])?;
+    let deadline = Instant::now() + GONE_WITHIN;
+    while is_loaded(uid)? {
+        if Instant::now() >= deadline {
+            let what =
+                format!("{LABEL} is told to end and still runs after {} s", GONE_WITHIN.as_secs());
+            return Err(Failure::failed(what).hint("say it again in a moment"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Whether launchd knows the agent.
+fn is_loaded(uid: u32) -> Result<bool, Failure> {
+    let look = look(uid);
+    let command: Vec<&str> = look.iter().map(String::as_str).collect();
+    let ended = shell::run(&command)
+        .map_err(|error| Failure::failed(format!("{} cannot be run: {error}", look[0])))?;
+    Ok(ended.success)
 }
 
 /// What ends the process and starts it again.
@@ -93,7 +135,11 @@ pub(super) fn run(steps: &[Step]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the list.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    write_file(path, text).map_err(|error| cannot("write", path, &error))
+/// Writes the list, if it is not there as it should be; answers whether it was written.
+pub(super) fn write(path: &Path, text: &str) -> Result<bool, Failure> {
+    if std::fs::read_to_string(path).is_ok_and(|there| there == text) {
+        return Ok(false);
+    }
+    write_file(path, text).map_err(|error| cannot("write", path, &error))?;
+    Ok(true)
 }

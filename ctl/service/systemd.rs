@@ -133,7 +133,16 @@ pub(super) fn remove(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
             removed.push(path);
         }
     }
-    for empty in [dir, dir.parent().unwrap_or(dir)] {
+    // Where the manager does not know the file any more it does not remove what starts it at login.
+    let wants = [dir.join("default.target.wants"), dir.join("sockets.target.wants")];
+    for (wants, unit) in wants.iter().zip([SERVICE, SOCKET]) {
+        let link = wants.join(unit);
+        if link.is_symlink() {
+            std::fs::remove_file(&link).map_err(|error| cannot("remove", &link, &error))?;
+            removed.push(link);
+        }
+    }
+    for empty in wants.iter().map(PathBuf::as_path).chain([dir, dir.parent().unwrap_or(dir)]) {
         // That something else is in them is the usual case.
         let _ = std::fs::remove_dir(empty);
     }
@@ -165,6 +174,23 @@ pub(super) fn show(unit: &str, properties: &[&str]) -> Vars {
             lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
         }
         Err(_) => Vars::new(),
+    }
+}
+
+/// Whether the manager knows a unit's file, and whether it runs.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) is_loaded: bool,
+    pub(super) is_running: bool,
+}
+
+/// How a unit stands. One that nobody knows does not run.
+pub(super) fn standing(unit: &str) -> Standing {
+    let shown = show(unit, &["LoadState", "ActiveState"]);
+    let is_other = |name, than| shown.get(name).is_some_and(|state| state != than);
+    Standing {
+        is_loaded: is_other("LoadState", "not-found"),
+        is_running: is_other("ActiveState", "inactive"),
     }
 }
 

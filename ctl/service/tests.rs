@@ -279,7 +279,7 @@ fn directories_are_those_of_the_manager() {
 }
 
 #[test]
-fn an_agent_of_launchd_starts_at_login_and_stores_what_is_left_at_its_end() {
+fn t71_an_agent_of_launchd_starts_at_login_and_stores_what_is_left_at_its_end() {
     let home = Path::new("/Users/ada & co");
     let mut found = survey("/s");
     found.is_default_file = false;
@@ -295,20 +295,21 @@ fn an_agent_of_launchd_starts_at_login_and_stores_what_is_left_at_its_end() {
     ] {
         assert!(plist.contains(part), "{part}\n{plist}");
     }
-    let said: Vec<String> =
-        launchd::load(501, Path::new("/p")).iter().map(|(words, _)| words.join(" ")).collect();
+    let said: Vec<String> = launchd::load_steps(501, Path::new("/p"))
+        .iter()
+        .map(|(words, _)| words.join(" "))
+        .collect();
     let agent = "gui/501/tracecraft.tracecraftd";
     assert_eq!(
         said,
         [
-            format!("launchctl bootout {agent}"),
             format!("launchctl enable {agent}"),
             "launchctl bootstrap gui/501 /p".to_owned(),
             format!("launchctl kickstart {agent}"),
         ]
     );
     assert_eq!(launchd::restart(501)[0].0.join(" "), format!("launchctl kickstart -k {agent}"));
-    assert_eq!(launchd::unload(501)[0].0.join(" "), format!("launchctl bootout {agent}"));
+    assert_eq!(launchd::unload_step(501).0.join(" "), format!("launchctl bootout {agent}"));
     assert_eq!(report::pid_in("gui/501/x = {\n\tstate = running\n\tpid = 4711\n}"), 4711);
 }
 

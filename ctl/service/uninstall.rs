@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -68,10 +69,16 @@ pub(super) async fn run(
             without_systemd(&systemd::unit_dir(vars, &super::install::home()?), &mut done)?;
         }
         Manager::Launchd { uid } => {
-            launchd::run(&launchd::unload(*uid))?;
-            let plist = launchd::plist_path(&super::install::home()?);
-            if remove_if_there(&plist)? {
-                done.removed.push(plist);
+            launchd::unload(*uid).await?;
+            let home = super::install::home()?;
+            for (path, stays) in
+                [(launchd::plist_path(&home), false), (launchd::log_path(&home), !purge.purge)]
+            {
+                if stays {
+                    keep(&mut done, "what it said", &path);
+                } else if remove_if_there(&path)? {
+                    done.removed.push(path);
+                }
             }
         }
         Manager::None(_) => {}
@@ -100,16 +107,19 @@ pub(super) async fn run(
 }
 
 fn without_systemd(dir: &Path, done: &mut Uninstalled) -> Result<(), Failure> {
-    let loaded = |unit: &&&str| {
-        let shown = systemd::show(unit, &["LoadState"]);
-        shown.get("LoadState").is_some_and(|state| state != "not-found")
+    // The socket first: a client that asks meanwhile must not start the service again.
+    let all = [systemd::SOCKET, systemd::SERVICE];
+    let units = |are: fn(&systemd::Standing) -> bool| -> Vec<&str> {
+        all.iter().filter(|unit| are(&systemd::standing(unit))).copied().collect()
     };
-    let units = [systemd::SOCKET, systemd::SERVICE];
-    let units: Vec<&str> = units.iter().filter(loaded).copied().collect();
-    if !units.is_empty() {
-        // The socket first: a client that asks meanwhile must not start the service again.
-        systemd::ask(&[&["stop"], &units[..]].concat())?;
-        systemd::ask(&[&["disable"], &units[..]].concat())?;
+    // What runs may have lost its file: a package was removed, or somebody did it by hand.
+    let running = units(|unit| unit.is_loaded || unit.is_running);
+    if !running.is_empty() {
+        systemd::ask(&[&["stop"], &running[..]].concat())?;
+    }
+    let loaded = units(|unit| unit.is_loaded);
+    if !loaded.is_empty() {
+        systemd::ask(&[&["disable"], &loaded[..]].concat())?;
     }
     done.removed.extend(systemd::remove(dir)?);
     systemd::ask(&["daemon-reload"])?;
@@ -124,7 +134,8 @@ fn without_systemd(dir: &Path, done: &mut Uninstalled) -> Result<(), Failure> {
 
 /// The socket and its directory, which the manager made. One that somebody listens on is another daemon's.
 fn remove_socket(socket: &Path, done: &mut Uninstalled) -> Result<(), Failure> {
-    if socket.exists() && std::os::unix::net::UnixStream::connect(socket).is_err() {
+    let is_socket = socket.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(socket).is_err() {
         fs::remove_file(socket).map_err(|error| cannot("remove", socket, &error))?;
         done.removed.push(socket.to_owned());
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
-use super::health::with_usage;
+use super::health::Health;
 use crate::api::{self, ErrorBody, ErrorCode, Progress, SESSION_HEADER, Session, Verifying};
 use crate::mirror::handle::{Feed, Replay};
 
@@ -97,19 +97,23 @@ pub(super) async fn replay(replay: Replay, permit: OwnedSemaphorePermit) -> Repl
 }
 
 /// What goes on, as lines of JSON, for as long as both sides are there. A reader that has nothing to read gets a sign of life now and
-/// then; that it went away shows at the next write at the latest.
-pub(super) fn events(feed: Arc<Feed>) -> Reply {
-    let lines = stream::unfold(feed, async |feed| {
+/// then, or is told that the mirror gives none; that it went away shows at the next write at the latest.
+pub(super) fn events(feed: Arc<Feed>, health: Arc<Health>) -> Reply {
+    let lines = stream::unfold((feed, health, false), async |(feed, health, stalled)| {
         let event = match timeout(HEARTBEAT_EVERY, feed.next()).await {
             Ok(Some(api::Event::Status { status })) => {
-                api::Event::Status { status: Box::new(with_usage(*status)) }
+                api::Event::Status { status: Box::new(health.heard(*status)) }
             }
             Ok(event) => event?,
-            Err(_) => api::Event::Heartbeat,
+            Err(_) => health.sign_of_life(stalled).await,
+        };
+        let stalled = match &event {
+            api::Event::Status { status } => status.stalled_seconds.is_some(),
+            _ => stalled,
         };
         let mut line = serde_json::to_vec(&event).expect("wire types are always JSON");
         line.push(b'\n');
-        Some((Ok(Frame::data(Bytes::from(line))), feed))
+        Some((Ok(Frame::data(Bytes::from(line))), (feed, health, stalled)))
     });
     reply(StatusCode::OK, "application/jsonl", StreamBody::new(lines).boxed_unsync())
 }

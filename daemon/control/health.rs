@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::metrics;
-use crate::api::{self, ErrorBody, ErrorCode, Status};
+use crate::api::{self, ErrorBody, ErrorCode, Event, Status};
 use crate::mirror::handle::{Answer, Mirror};
 use crate::usage::Usage;
 
@@ -33,18 +33,34 @@ impl Health {
     /// The status; of a mirror that does not get on the last one that is known, with that said.
     pub(super) async fn status(&self) -> Answer<Status> {
         let status = match timeout(PATIENCE, self.mirror.status()).await {
-            Ok(answer) => {
-                let status = answer?;
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
-                status
-            }
-            Err(_) => {
-                let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let stalled_seconds = Some(self.mirror.pulse().still_for().as_secs());
-                Status { stalled_seconds, ..last.ok_or_else(|| self.stalled())? }
-            }
+            Ok(answer) => return Ok(self.heard(answer?)),
+            Err(_) => self.last_known().ok_or_else(|| self.stalled())?,
         };
         Ok(with_usage(status))
+    }
+
+    /// What the mirror says of itself unasked.
+    pub(super) fn heard(&self, status: Status) -> Status {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
+        with_usage(status)
+    }
+
+    /// For a listener who has heard nothing for a while: a heartbeat only when the mirror's loop comes round, or else the last status with
+    /// what is wrong. `stalled`: that was said, and has to be taken back.
+    pub(super) async fn sign_of_life(&self, stalled: bool) -> Event {
+        let turned = timeout(PATIENCE, self.mirror.pulse().next_turn()).await.is_ok();
+        let status = match (turned, stalled) {
+            (true, false) => None,
+            (true, true) => self.status().await.ok(),
+            (false, _) => self.last_known().map(with_usage),
+        };
+        status.map_or(Event::Heartbeat, |status| Event::Status { status: Box::new(status) })
+    }
+
+    fn last_known(&self) -> Option<Status> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let stalled_seconds = Some(self.mirror.pulse().still_for().as_secs());
+        Some(Status { stalled_seconds, ..last })
     }
 
     /// The page for monitoring.
@@ -68,7 +84,7 @@ impl Health {
 }
 
 /// A status with what the process uses now.
-pub(super) fn with_usage(status: Status) -> Status {
+fn with_usage(status: Status) -> Status {
     let usage = Usage::now();
     let cpu_seconds = usage.cpu.as_secs_f64();
     let round = |number: f64, digits: f64| (number * digits).round() / digits;
@@ -80,4 +96,41 @@ pub(super) fn with_usage(status: Status) -> Status {
         descriptors: usage.descriptors,
     };
     Status { usage: Some(usage), ..status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::status;
+    use crate::mirror::handle::Command;
+
+    fn told(event: Event) -> Option<Option<u64>> {
+        match event {
+            Event::Status { status } => Some(status.stalled_seconds),
+            Event::Heartbeat => None,
+            event => panic!("{event:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t65_who_listens_is_told_that_the_loop_hangs_and_that_it_goes_on() {
+        let (mirror, mut queue) = Mirror::new();
+        let health = Health::new(mirror.clone());
+        assert_eq!(told(health.sign_of_life(false).await), None, "there is nothing to say it with");
+        mirror.pulse().turn();
+        assert_eq!(health.heard(status()).stalled_seconds, None);
+        assert_eq!(told(health.sign_of_life(false).await), Some(Some(5)));
+        assert_eq!(told(health.sign_of_life(true).await), Some(Some(10)), "it grows");
+        // The loop comes round whenever it is asked, and answers.
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = mirror.pulse().asked() => mirror.pulse().turn(),
+                    Some(Command::Status(reply)) = queue.recv() => drop(reply.send(Ok(status()))),
+                }
+            }
+        });
+        assert_eq!(told(health.sign_of_life(true).await), Some(None), "it is taken back");
+        assert_eq!(told(health.sign_of_life(false).await), None);
+    }
 }

@@ -174,7 +174,7 @@ async fn answer(
         Route::Metrics => {
             health.metrics().await.map(|page| body::text(metrics::CONTENT_TYPE, page))
         }
-        Route::Events => mirror.listen().await.map(body::events),
+        Route::Events => mirror.listen().await.map(|feed| body::events(feed, health)),
         Route::List => mirror.list().await.map(|list| body::document(&list)),
         Route::Content { id, generation, tail } => match replays.try_acquire_owned() {
             Err(_) => Err(too_many("replays")),

@@ -50,7 +50,7 @@ pub(super) fn session(harness: &str, id: &str) -> Session {
     }
 }
 
-fn status() -> Status {
+pub(super) fn status() -> Status {
     Status {
         version: "0.1.0".into(),
         protocol: PROTOCOL,

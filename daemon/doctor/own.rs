@@ -12,6 +12,7 @@ use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 
 use super::{LocalState, Settings, StateDirOf};
+use crate::control::is_listened_on;
 use crate::durable::{Disk, OsDisk};
 use crate::instance;
 use crate::outbox::Outbox;
@@ -202,30 +203,12 @@ fn socket(path: &Path) -> Socket {
     match std::fs::symlink_metadata(path) {
         Err(_) => Socket::Missing,
         Ok(meta) if !meta.file_type().is_socket() => Socket::NotASocket,
-        Ok(_) => match std::fs::read_to_string("/proc/net/unix") {
-            Ok(table) if table.lines().any(|line| is_listener(line, path)) => Socket::Listened,
-            Ok(_) => Socket::Left,
-            Err(_) => Socket::There,
+        Ok(_) => match is_listened_on(path) {
+            Some(true) => Socket::Listened,
+            Some(false) => Socket::Left,
+            None => Socket::There,
         },
     }
-}
-
-/// Whether a line of the kernel's table of sockets is one that is listened on at this path: the fourth word are flags, the path
-/// is what follows the seventh.
-fn is_listener(line: &str, path: &Path) -> bool {
-    /// The kernel's `__SO_ACCEPTCON`.
-    const LISTENS: &str = "00010000";
-    // Seven words that are padded with spaces, and the path as it is, which may have some itself.
-    let mut rest = line;
-    let mut flags = None;
-    for column in 0..7 {
-        let Some((word, after)) = rest.trim_start().split_once(' ') else { return false };
-        if column == 3 {
-            flags = Some(word);
-        }
-        rest = after;
-    }
-    flags == Some(LISTENS) && path.to_str() == Some(rest)
 }
 
 /// Who can change the directory can put another socket into the place of ours.
@@ -276,16 +259,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    #[test]
-    fn a_listener_is_known_by_flags_and_the_whole_path() {
-        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 23456 /run/a b/x.sock";
-        assert!(is_listener(line, Path::new("/run/a b/x.sock")));
-        assert!(!is_listener(line, Path::new("b/x.sock")));
-        assert!(!is_listener(line, Path::new("/x.sock")));
-        let connected = line.replace("00010000", "00000000");
-        assert!(!is_listener(&connected, Path::new("/run/a b/x.sock")));
-    }
 
     #[test]
     fn a_socket_is_told_from_what_a_kill_left_and_from_a_file() {
