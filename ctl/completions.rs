@@ -41,6 +41,13 @@ mod tests {
     use clap::ValueEnum;
 
     use super::*;
+    use crate::render::tests::golden;
+
+    #[test]
+    fn what_a_program_gets_is_the_documented_shape() {
+        let script = "_tracecraftctl() {\n".to_owned();
+        golden("completions.json", &render::json(&Completions { shell: "bash".into(), script }));
+    }
 
     #[test]
     fn every_shell_gets_a_script_that_knows_every_verb() {

@@ -5,12 +5,12 @@ use std::process::Output;
 
 use crate::bucket::behind_a_proxy;
 use crate::support::bucket::Kind as ServerKind;
-use crate::support::daemon::{Daemon, status};
+use crate::support::daemon::{Daemon, ctl, ctl_ok, status};
 use crate::support::home::{Home, run, said};
 use crate::support::judge;
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
-use crate::support::proxy::{Canned, Proxy};
+use crate::support::proxy::{Canned, Kind, Proxy};
 use crate::support::writers::Transcript;
 use crate::support::{wait_for, wait_until_ok};
 
@@ -258,6 +258,42 @@ fn t38_t39_t46_a_daemon_whose_store_refuses_stays_tells_and_goes_on_by_itself() 
         });
     }
     assert_eq!(daemon.term().code(), Some(0));
+    scene.complete().unwrap();
+}
+
+#[test]
+fn the_rights_to_list_get_and_put_suffice_for_everything_but_compaction() {
+    let Some(mut scene) = Scene::new(ServerKind::S3sFs, "least rights") else { return };
+    scene.proxy.deny(&[Kind::Delete]);
+    let mut daemon = Daemon::start(&scene.home, &["--interval", "100ms"]);
+    for _ in 0..4 {
+        scene.transcript.grow(&scene.planted, 2);
+        ctl_ok(&scene.home, &["flush"]);
+    }
+    let before = scene.home.objects().versions();
+    let output = ctl(&scene.home, &["compact", &scene.transcript.id]);
+    assert_eq!(output.status.code(), Some(FAILED), "{}", said(&output));
+    assert!(said(&output).contains("s3:DeleteObject"), "{}", said(&output));
+    let parts = |versions: &std::collections::BTreeMap<String, _>| {
+        versions.keys().filter(|key| key.contains("/part-")).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(parts(&before), parts(&scene.home.objects().versions()), "nothing is left over");
+    let told = status(&scene.home).unwrap();
+    assert_eq!(told["remote"]["deletes"], false, "{told}");
+    // With the right it is done at once, and nothing is said of it any more.
+    scene.proxy.deny(&[]);
+    ctl_ok(&scene.home, &["compact", &scene.transcript.id]);
+    assert!(parts(&scene.home.objects().versions()).len() < parts(&before).len());
+    let told = status(&scene.home).unwrap();
+    assert!(told["problems"].as_array().unwrap().is_empty(), "{told}");
+    scene.proxy.deny(&[Kind::Delete]);
+    // It goes on, also after the next start, and what it does without a delete is right.
+    scene.transcript.grow(&scene.planted, 2);
+    ctl_ok(&scene.home, &["flush"]);
+    ctl_ok(&scene.home, &["verify", "--deep"]);
+    assert_eq!(daemon.term().code(), Some(0));
+    scene.transcript.grow(&scene.planted, 2);
+    scene.home.once();
     scene.complete().unwrap();
 }
 

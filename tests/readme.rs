@@ -13,7 +13,7 @@ use regex::Regex;
 
 use crate::support::daemon::status;
 use crate::support::home::{Home, files_below};
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{PATIENCE, skipped, wait_for};
 
 /// The section whose commands are run, in order.
 const TOUR: &str = "## Five minutes";
@@ -24,6 +24,22 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("TRACECRAFT_STORE=s3://", "needs a server: tests/bucket.rs"),
     ("dpkg -i tracecraftd_", "installs for real: packaging/test"),
     ("tracecraftctl doctor", "tells of the machine that it runs on: tests/doctor.rs"),
+];
+
+/// Blocks of the page that are typed into a shell, by how they begin, and what has to come for that which is another's on each
+/// machine. Nothing stands for a block that is not run here.
+const TYPED: &[(&str, Option<&[(&str, &str)]>)] = &[
+    ("cargo run --release", None),   // Builds.
+    ("cargo build --release", None), // The tour is run without it.
+    ("sessions=300", None),          // Takes minutes: the figures are of such a run.
+    (
+        "cat ~/.local/share",
+        Some(&[("<harness>/<id>", "codex/*"), ("> session.jsonl", "| head -n 1")]),
+    ),
+    ("sock=", Some(&[])),
+    ("curl -sN", Some(&[("v1/events", "v1/events | head -n 1")])),
+    ("curl -s ", Some(&[])),
+    ("curl -sf", Some(&[("/var/lib/node_exporter/textfile/tracecraft.prom", "page; cat page")])),
 ];
 
 /// What differs from run to run, and what stands for it when outputs are compared.
@@ -112,6 +128,52 @@ fn every_command_of_the_readme_is_run_or_has_a_reason_why_not() {
         let used = others.iter().any(|step| step.command.starts_with(begin));
         assert!(used, "nothing begins with `{begin}` any more ({why})");
     }
+}
+
+#[test]
+fn what_the_page_has_a_person_type_into_a_shell_works() {
+    let page = include_str!("../README.md");
+    let home = Home::new();
+    lay_out(&home);
+    let mut shell = Shell::start(&home);
+    if shell.run("command -v curl").is_empty() {
+        return skipped("the blocks of the page", "there is no curl");
+    }
+    shell.run("tracecraftd 2> /dev/null &");
+    wait_until_safe(&home);
+    let mut typed = Vec::new();
+    for (language, block) in blocks(page) {
+        match language {
+            "json" => drop(serde_json::from_str::<serde_json::Value>(&block).expect(&block)),
+            "toml" | "yaml" => {} // Tables of ours are tests/rules.rs's; the others are other programs'.
+            _ if block.lines().any(|line| line.starts_with("$ ")) => {}
+            _ => {
+                let known = TYPED.iter().find(|(begin, _)| block.starts_with(begin));
+                let (begin, run) = known.unwrap_or_else(|| panic!("nobody tries this:\n{block}"));
+                typed.push(*begin);
+                let Some(stands) = run else { continue };
+                let line = stands.iter().fold(block, |line, (page, here)| line.replace(page, here));
+                let said = shell.run(&line);
+                assert!(said.starts_with(['{', '#']), "{line}\nsays\n{said}");
+            }
+        }
+    }
+    let unused: Vec<_> = TYPED.iter().filter(|(begin, _)| !typed.contains(begin)).collect();
+    assert!(unused.is_empty(), "nothing of the page begins so: {unused:?}");
+}
+
+/// The fenced blocks of a page, with their languages.
+fn blocks(page: &str) -> Vec<(&str, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let block: Vec<&str> =
+                lines.by_ref().take_while(|line| !line.starts_with("```")).collect();
+            blocks.push((language, block.join("\n")));
+        }
+    }
+    blocks
 }
 
 /// The fenced commands (`$ …`) of some sections.

@@ -159,6 +159,8 @@ struct Inner {
     rng: fastrand::Rng,
     plan: Plan,
     canned: Option<Canned>,
+    /// Kinds of requests for which its users have no right.
+    denied: Vec<Kind>,
     seen: Vec<Seen>,
     in_flight: usize,
     gate: Option<Gate>,
@@ -189,6 +191,7 @@ impl Proxy {
             rng,
             plan: Plan::default(),
             canned: None,
+            denied: Vec::new(),
             seen: Vec::new(),
             in_flight: 0,
             gate: None,
@@ -214,6 +217,11 @@ impl Proxy {
     /// From now on says the same to every request, and asks the server nothing; `None`: the server answers again.
     pub(crate) fn say(&self, canned: Option<Canned>) {
         self.shared.inner().canned = canned;
+    }
+
+    /// From now on refuses these kinds of requests, as a policy does.
+    pub(crate) fn deny(&self, kinds: &[Kind]) {
+        self.shared.inner().denied = kinds.to_vec();
     }
 
     /// Cuts all connections and refuses new ones (`false`), or is there again.
@@ -402,6 +410,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let canned = shared.inner().canned.clone();
     if let Some(canned) = canned {
         return Ok(canned.answer());
+    }
+    let kind = Kind::of(&head.method, head.uri.path(), head.uri.query().unwrap_or_default());
+    if shared.inner().denied.contains(&kind) {
+        return Ok(Canned { status: 403, code: "AccessDenied", headers: Vec::new() }.answer());
     }
     match fate {
         Fate::SlowedDown => return Ok(Canned::slow_down().answer()),

@@ -87,6 +87,12 @@ impl Failure {
         )
     }
 
+    /// Whether it is a refusal without a word why: of a HEAD there is no more than a status, whatever is wrong.
+    pub(super) fn is_without_a_word(&self) -> bool {
+        let refusals = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        self.code.is_empty() && self.status.is_some_and(|status| refusals.contains(&status))
+    }
+
     /// As the error of an operation on an object.
     pub(super) fn of(self, operation: &'static str, object: &str) -> StoreError {
         StoreError::new(self.kind, operation, object, self)

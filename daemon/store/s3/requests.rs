@@ -178,10 +178,14 @@ impl Inner {
             call.payload = Payload::bytes(bytes);
         }
         let template = self.template(&request, &call)?;
+        let is_head = template.method() == Method::HEAD;
         let mut signatures = 1;
         loop {
             match self.attempt(&template, &call).await {
-                Err(failure) if failure.is_about_keys() && signatures < SIGNATURES_MAX => {
+                Err(failure)
+                    if (failure.is_about_keys() || is_head && failure.is_without_a_word())
+                        && signatures < SIGNATURES_MAX =>
+                {
                     self.signer.expired();
                     signatures += 1;
                 }

@@ -281,6 +281,9 @@ async fn t38_expired_credentials_are_renewed_and_the_request_is_tried_once_more(
         .collect();
     assert!(signed[0].contains("AKID0/") && signed[1].contains("AKID1/"), "{signed:?}");
     assert_eq!(signed.len(), 2);
+    // Of a HEAD only the status tells.
+    stand_in.answer([Canned::new(400, "")]);
+    assert_eq!(store.size(KEY).await.expect("renewed"), Some(1));
     stand_in.answer(std::iter::repeat_n(Canned::error(400, "ExpiredToken"), 2));
     assert_eq!(store.put(KEY, bytes("x"), None).await.unwrap_err().kind, ErrorKind::Denied);
 }
