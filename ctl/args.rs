@@ -9,7 +9,7 @@ const EXAMPLES: &str = "\
 Examples:
   tracecraftctl status                 is it working, is everything safe
   tracecraftctl watch                  the same, live
-  tracecraftctl list                   every session, newest first
+  tracecraftctl list                   every session, the last stored first
   tracecraftctl show 3f2a --tail 20    the end of a conversation
   tracecraftctl flush                  store now what is not stored yet
   tracecraftctl verify                 is all that is stored as it should be
@@ -61,7 +61,7 @@ Examples:
   tracecraftctl watch --json | jq -r 'select(.event == \"stored\").id'")]
     Watch,
 
-    /// Every session that is known, newest first
+    /// Every session that is known, the last stored first
     #[command(after_help = "\
 On a terminal, ids are shortened to what `show` and the others still understand.
 

@@ -202,7 +202,7 @@ impl Client {
             "the daemon at {} closed the connection without an answer",
             self.socket.display()
         ))
-        .hint("it may be stopping, or have too many connections: try again in a moment")
+        .hint("it may be stopping, or have too many connections: try again in a moment. If it stays so, `tracecraftctl doctor` looks for the cause")
     }
 }
 

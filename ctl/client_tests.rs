@@ -41,7 +41,10 @@ const OURS: &str = "tracecraft-protocol: 1\r\n";
 #[tokio::test]
 async fn an_answer_is_read() {
     let server = answering(http("200 OK", OURS, r#"{"sessions":1,"parts":2,"bytes":3,"new":4}"#));
-    assert_eq!(flush(&server).await.unwrap(), Flushed { sessions: 1, parts: 2, bytes: 3 });
+    assert_eq!(
+        flush(&server).await.unwrap(),
+        Flushed { sessions: 1, parts: 2, bytes: 3, unfinished_bytes: 0 }
+    );
 }
 
 #[tokio::test]

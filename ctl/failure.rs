@@ -38,7 +38,7 @@ impl Failure {
         let start = if cfg!(target_os = "macos") {
             "`tracecraftctl service install` (once, for good), or `tracecraftd` in a terminal"
         } else {
-            "`tracecraftctl service install` (once, for good), or `tracecraftd` in a terminal. Already installed? `tracecraftctl service status` says why it does not run"
+            "`tracecraftctl service install` (once, for good), or `tracecraftd` in a terminal. Already installed? `tracecraftctl doctor` says why it does not run"
         };
         let what = format!("the daemon is not running ({why} at {})", socket.display());
         Failure::new(exit::NOT_RUNNING, what).hint(start)

@@ -231,6 +231,12 @@ pub struct SessionCounts {
     pub stopped: u64,
     /// Left out by include and exclude rules: known ones, which `total` counts, and files that never became sessions.
     pub excluded: u64,
+    /// Of these, held back until a record names the directory that a rule asks for.
+    #[serde(default)]
+    pub held_back: u64,
+    /// Found, and not captured before the store has told what it has of them.
+    #[serde(default)]
+    pub waiting: u64,
 }
 
 /// Captured and not yet stored.
@@ -482,6 +488,9 @@ pub struct Flushed {
     pub parts: u64,
     /// Bytes stored by this flush.
     pub bytes: u64,
+    /// Bytes at the ends of sources whose record has no newline yet: they are stored when it comes.
+    #[serde(default)]
+    pub unfinished_bytes: u64,
 }
 
 /// What `hint` answers: what is being flushed now that an agent's hook has said something.

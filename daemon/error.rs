@@ -27,6 +27,11 @@ impl RunError {
         RunError { code: RunError::FAILED, hint: None, source: source.into() }
     }
 
+    /// With what to do about it.
+    pub(crate) fn with_hint(self, hint: &str) -> RunError {
+        RunError { hint: Some(hint.to_owned()), ..self }
+    }
+
     /// Exit code of the process.
     pub fn exit_code(&self) -> u8 {
         self.code

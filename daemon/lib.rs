@@ -222,13 +222,12 @@ async fn drive(
             }
             shutdown::Signal::Reload => {
                 notifier.reloading();
-                let new = reload(&mut config, &set_log)
-                    .map(|new| Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))));
+                let read = match reload(&mut config, &set_log) {
+                    Ok(new) => Signal::Reload(Box::new(settings(new, mode, state_dir.clone()))),
+                    Err(why) => Signal::Misconfigured(why),
+                };
                 notifier.reloaded();
-                match new {
-                    Some(new) => new,
-                    None => continue,
-                }
+                read
             }
         };
         // A full channel means that the mirror has not come to the earlier ones: one more of them says nothing new.
@@ -237,20 +236,18 @@ async fn drive(
 }
 
 /// Reads the configuration again. One that is wrong changes nothing.
-fn reload<'a>(config: &'a mut Config, set_log: &SetLog) -> Option<&'a Config> {
-    let new = match config.reload() {
-        Ok(new) => new,
-        Err(e) => {
-            error!(error = %mirror::chain(&e), "the configuration is wrong: the old one stays");
-            return None;
-        }
-    };
+fn reload<'a>(config: &'a mut Config, set_log: &SetLog) -> Result<&'a Config, String> {
+    let new = config.reload().map_err(|error| {
+        let why = mirror::chain(&error);
+        error!(error = %why, "the configuration is wrong: the old one stays");
+        why
+    })?;
     for name in config.changes_needing_restart(&new) {
         warn!(setting = name, "changed in the configuration: restart tracecraftd to use it");
     }
     set_log(new.log());
     *config = new;
-    Some(config)
+    Ok(config)
 }
 
 /// What the environment and the agents' own variables say about where sessions are.
@@ -371,7 +368,8 @@ fn report(summary: Summary, roots: &[Root]) -> Result<Option<String>, RunError> 
             what.push_str("\n  ");
             what.push_str(failure);
         }
-        return Err(RunError::failed(what));
+        return Err(RunError::failed(what)
+            .with_hint("`tracecraftctl doctor` says what to mend; then run it again"));
     }
     if summary.sessions == 0 {
         let looked: Vec<String> = roots.iter().map(|r| r.path.display().to_string()).collect();

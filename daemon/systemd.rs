@@ -194,6 +194,9 @@ fn status_line(status: &Status) -> String {
             format!("{problems} {needs} attention: see `tracecraftctl status`")
         }
         (Phase::Starting, ..) => "looking for sessions".to_owned(),
+        (Phase::Recording, _, 0) if status.sessions.waiting > 0 => {
+            format!("recording; new sessions wait for the store ({})", status.sessions.waiting)
+        }
         (Phase::Recording, _, 0) => {
             format!("recording, everything is safe ({} sessions)", status.sessions.total)
         }

@@ -262,6 +262,25 @@ fn t38_t39_t46_a_daemon_whose_store_refuses_stays_tells_and_goes_on_by_itself() 
 }
 
 #[test]
+fn t37_a_new_session_that_waits_for_a_store_that_is_away_is_not_called_safe() {
+    let Some(scene) = Scene::new(ServerKind::S3sFs, "a start without a store") else { return };
+    scene.proxy.there(false);
+    let mut daemon = Daemon::spawn(&scene.home, &["--interval", "100ms"]);
+    wait_for("the session to be counted", || {
+        (status(&scene.home)?["sessions"]["waiting"] == 1).then_some(())
+    });
+    let said = String::from_utf8(ctl_ok(&scene.home, &["status"])).unwrap();
+    assert!(said.contains("1 new session, not captured") && !said.contains("is safe"), "{said}");
+    scene.proxy.there(true);
+    wait_for("the session to be taken up", || {
+        (status(&scene.home)?["sessions"]["waiting"] == 0).then_some(())
+    });
+    ctl_ok(&scene.home, &["flush"]);
+    scene.complete().unwrap();
+    assert_eq!(daemon.term().code(), Some(0));
+}
+
+#[test]
 fn the_rights_to_list_get_and_put_suffice_for_everything_but_compaction() {
     let Some(mut scene) = Scene::new(ServerKind::S3sFs, "least rights") else { return };
     scene.proxy.deny(&[Kind::Delete]);

@@ -26,9 +26,12 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("tracecraftctl doctor", "tells of the machine that it runs on: tests/doctor.rs"),
 ];
 
+/// What of a block is replaced, and by what.
+type Stands = &'static [(&'static str, &'static str)];
+
 /// Blocks of the page that are typed into a shell, by how they begin, and what has to come for that which is another's on each
 /// machine. Nothing stands for a block that is not run here.
-const TYPED: &[(&str, Option<&[(&str, &str)]>)] = &[
+const TYPED: &[(&str, Option<Stands>)] = &[
     ("cargo run --release", None),   // Builds.
     ("cargo build --release", None), // The tour is run without it.
     ("sessions=300", None),          // Takes minutes: the figures are of such a run.

@@ -121,13 +121,17 @@ fn a_directory_beyond_the_head_of_a_file_is_excluded_or_included_by_rule() {
 }
 
 #[test]
-fn a_new_session_that_does_not_name_its_directory_waits_and_is_counted_as_left_out() {
+fn a_new_session_that_does_not_name_its_directory_waits_and_is_listed_as_held_back() {
     let mut scene = Scene::new(1);
     scene.configure(&exclude("/elsewhere"));
     let _daemon = Daemon::start(&scene.home, &["--interval", "100ms"]);
     ctl_ok(&scene.home, &["flush"]);
-    let excluded = || status(&scene.home).unwrap()["sessions"]["excluded"].clone();
-    assert_eq!((excluded(), list(&scene.home).len()), (Value::from(1), 0));
+    let counts = status(&scene.home).unwrap()["sessions"].clone();
+    assert_eq!((&counts["excluded"], &counts["held_back"]), (&Value::from(1), &Value::from(1)));
+    let told = list(&scene.home);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["excluded"], &told[0]["parts"]), (&Value::from(true), &Value::from(0)));
+    assert_eq!(told[0]["problem"]["code"], "directory_unknown");
     assert!(scene.stored().is_empty());
     scene.say(Some(CWD));
     ctl_ok(&scene.home, &["flush"]);

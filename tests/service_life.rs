@@ -254,6 +254,12 @@ fn sighup_with_a_broken_file_keeps_the_old_rules_and_the_daemon() {
     write_private(&config, "stroe = \"file:///nowhere\"\n");
     daemon.signal(Signal::HUP);
     wait_for("a word about the broken file", || daemon.said().contains("stroe").then_some(()));
+    let problems = || status(&scene.home)?["problems"].as_array().cloned();
+    let told = wait_for("status to tell", || problems()?.first().cloned());
+    assert!(told["code"] == "config_invalid" && told.to_string().contains("stroe"), "{told}");
+    write_private(&config, "");
+    daemon.signal(Signal::HUP);
+    wait_for("the problem to be over", || problems()?.is_empty().then_some(()));
     scene.grow();
     wait_until_ok("recording to go on", || scene.complete());
     assert!(daemon.exited().is_none());

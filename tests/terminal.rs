@@ -29,7 +29,7 @@ fn watch_draws_its_screen_anew_follows_restarts_and_gives_the_terminal_back() {
     assert!(screen.hidden, "the cursor would jump about");
     let mut one = Transcript::new(&home, "codex", 1, 7);
     one.grow(&Planted::exact_only(1), 3);
-    let screen = wait_to_see(&terminal, &format!("stored   codex/{}", one.id));
+    let screen = wait_to_see(&terminal, &format!("of codex/{}", one.id));
     assert_eq!(screen.spilt, 0, "{}", screen.text());
     assert_eq!(daemon.term().code(), Some(0));
     wait_to_see(&terminal, "the daemon does not answer for");

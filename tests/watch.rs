@@ -149,7 +149,7 @@ fn without_a_terminal_watch_prints_a_line_an_event() {
     });
     let mut one = Transcript::new(&home, "claude-code", 1, 7);
     one.grow(&Planted::exact_only(1), 1);
-    wait_for("the part", || watch.text().contains("stored   claude-code/").then_some(()));
+    wait_for("the part", || watch.text().contains(" of claude-code/").then_some(()));
     let text = watch.text();
     assert!(text.contains(&format!("found    claude-code/{}\n", one.id)), "{text}");
     assert!(!text.contains('\u{1b}'), "{text}");

@@ -24,7 +24,12 @@ pub(crate) fn line(event: &Event, terminal: &Terminal) -> Option<String> {
         }
         Event::Stored { at, harness, id, seq, bytes } => {
             let size = text::bytes(*bytes);
-            (Some(at), Ink::Plain, format!("stored   {}, part {seq}, {size}", session(harness, id)))
+            // A screen cuts what is long at its end: the id, and not the number.
+            (
+                Some(at),
+                Ink::Plain,
+                format!("stored   {size} of {}, part {seq}", session(harness, id)),
+            )
         }
         Event::Problem { object, problem } => {
             let about = about(object);

@@ -56,11 +56,18 @@ pub(crate) fn started(session: &Session, terminal: &Terminal) -> String {
 /// What `flush` did.
 pub(crate) fn flushed(flushed: &Flushed) -> String {
     let sessions = text::count(flushed.sessions, "session", "sessions");
-    if flushed.parts == 0 {
-        return format!("everything was stored already ({sessions} looked at)\n");
-    }
     let parts = text::count(flushed.parts, "part", "parts");
-    format!("stored {} in {parts} ({sessions} looked at)\n", text::bytes(flushed.bytes))
+    let mut words = match flushed.parts {
+        0 => format!("everything was stored already ({sessions} looked at)\n"),
+        _ => format!("stored {} in {parts} ({sessions} looked at)\n", text::bytes(flushed.bytes)),
+    };
+    if flushed.unfinished_bytes > 0 {
+        let rest = text::bytes(flushed.unfinished_bytes);
+        words.push_str(&format!(
+            "  but for {rest} of records that have no end yet: they follow when it comes\n"
+        ));
+    }
+    words
 }
 
 /// The head of a conversation.

@@ -20,6 +20,10 @@ pub(crate) fn text(status: &Status, terminal: &Terminal) -> String {
     };
     row("stored", &stored(status, terminal));
     row("pending", &pending(status, terminal));
+    if status.sessions.waiting > 0 {
+        let new = text::count(status.sessions.waiting, "new session", "new sessions");
+        row("", &format!("{new}, not captured before the store tells what it has of them"));
+    }
     if let Some(words) = flushed(status, terminal) {
         row("flushed", &words);
     }
@@ -76,7 +80,7 @@ pub(crate) fn headline(status: &Status, terminal: &Terminal) -> String {
             (Ink::Bad, format!("is {}: {needs} attention", phase(status.phase)))
         }
         Phase::Starting => (Ink::Warn, "is starting: it looks for sessions".to_owned()),
-        Phase::Recording if status.pending.parts > 0 => {
+        Phase::Recording if status.pending.parts > 0 || status.sessions.waiting > 0 => {
             (Ink::Warn, "is recording: something new is on its way".to_owned())
         }
         Phase::Recording => (Ink::Good, "is recording: everything is safe".to_owned()),
@@ -140,8 +144,15 @@ fn sessions(status: &Status) -> String {
     if !parts.is_empty() {
         words.push_str(&format!(": {}", parts.join(", ")));
     }
-    if counts.excluded > 0 {
-        words.push_str(&format!("; {} left out by your rules", counts.excluded));
+    let decided = counts.excluded.saturating_sub(counts.held_back);
+    if decided > 0 {
+        words.push_str(&format!("; {decided} left out by your rules"));
+    }
+    if counts.held_back > 0 {
+        let held = counts.held_back;
+        words.push_str(&format!(
+            "; {held} held back, since a rule asks for a directory that no record names"
+        ));
     }
     words
 }

@@ -69,7 +69,14 @@ pub(crate) fn status() -> Status {
             root("codex", "/mnt/net/codex/sessions", Coverage::Polled),
             root("openclaw", "/home/me/.openclaw/agents", Coverage::Missing),
         ],
-        sessions: SessionCounts { total: 42, live: 2, pending: 0, stopped: 1, excluded: 3 },
+        sessions: SessionCounts {
+            total: 42,
+            live: 2,
+            pending: 0,
+            stopped: 1,
+            excluded: 3,
+            ..Default::default()
+        },
         stored_bytes: 124_151_234,
         pending: Pending::default(),
         last_stored_at: Some("2026-07-02T09:59:56Z".into()),
@@ -93,7 +100,15 @@ pub(crate) fn troubled_status() -> Status {
         store: "s3://flight/recorder".into(),
         interval_ms: 300,
         roots: vec![root("codex", "/home/me/.codex/sessions", Coverage::Unreadable)],
-        sessions: SessionCounts { total: 7, live: 1, pending: 2, stopped: 0, excluded: 0 },
+        sessions: SessionCounts {
+            total: 7,
+            live: 1,
+            pending: 2,
+            stopped: 0,
+            excluded: 2,
+            held_back: 1,
+            waiting: 1,
+        },
         pending: Pending { parts: 12, bytes: 3_145_728, oldest_seconds: Some(200) },
         last_stored_at: None,
         last_flush_at: None,
@@ -376,7 +391,9 @@ fn the_small_verbs_say_what_they_did() {
     let stopped = session::stopped(&Session { pending_bytes: 10, ..one.clone() }, &terminal);
     assert!(stopped.starts_with("stopped codex/01a2: 1.2 MiB stored in 14 parts\n10 B more"));
     assert_eq!(session::started(&one, &terminal), "following codex/01a2 again: idle\n");
-    let flushed = |sessions, parts, bytes| session::flushed(&Flushed { sessions, parts, bytes });
+    let flushed = |sessions, parts, bytes| {
+        session::flushed(&Flushed { sessions, parts, bytes, ..Default::default() })
+    };
     assert_eq!(flushed(3, 1, 2048), "stored 2.0 KiB in 1 part (3 sessions looked at)\n");
     assert_eq!(flushed(1, 0, 0), "everything was stored already (1 session looked at)\n");
     let done = |parts_before, parts_after, merged_bytes| {
@@ -400,7 +417,7 @@ fn the_wire_shapes_are_those_of_the_golden_files() {
     check("session.json", &list().sessions.remove(1));
     let hinted = Hinted { flushing: Flushing::Sessions, sessions: vec!["codex/01a2".into()] };
     check("hinted.json", &hinted);
-    check("flushed.json", &Flushed { sessions: 3, parts: 2, bytes: 4096 });
+    check("flushed.json", &Flushed { sessions: 3, parts: 2, bytes: 4096, unfinished_bytes: 17 });
     let hint = Some("give more of the id".to_owned());
     let message = "01 is a prefix of 01a2 and 01b3".to_owned();
     let error = ErrorBody { code: ErrorCode::AmbiguousId, message, hint };

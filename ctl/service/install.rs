@@ -84,7 +84,7 @@ pub(super) async fn run(
         Manager::None(_) => {}
     }
     let status = answers(&Client::new(found.socket.clone())).await?;
-    (done.pid, done.version) = (status.pid, status.version);
+    (done.pid, done.version, done.store) = (status.pid, status.version, status.store);
     if done.version != env!("CARGO_PKG_VERSION") {
         let own = env!("CARGO_PKG_VERSION");
         done.notes.push(format!("the daemon is version {}, this program {own}", done.version));

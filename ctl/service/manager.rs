@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tracecraft::setup::Vars;
 
-use super::shell;
+use super::{program, shell};
 use crate::failure::Failure;
+use crate::text;
 
 /// Where systemd, once it is the init of a machine, keeps what all may know.
 const BOOTED: &str = "/run/systemd/system";
@@ -151,11 +152,22 @@ fn unreachable(facts: &Facts, why: &str) -> Absence {
 
 /// What does without a manager what can be done.
 fn by_hand() -> Vec<String> {
-    vec![
-        "setsid tracecraftd </dev/null >>~/tracecraftd.log 2>&1 &   # now, in the background".into(),
-        "@reboot tracecraftd 2>>~/tracecraftd.log                   # with each boot: a line for `crontab -e`".into(),
-        "*/5 * * * * tracecraftd --once                             # or without a daemon: each five minutes".into(),
-    ]
+    // cron looks for programs in two directories of the system only.
+    let program = program::find().ok();
+    let program = program.map_or_else(|| "tracecraftd".to_owned(), |path| text::shell_word(&path));
+    let lines = [
+        (
+            format!("setsid {program} </dev/null >>~/tracecraftd.log 2>&1 &"),
+            "now, in the background",
+        ),
+        (
+            format!("@reboot {program} 2>>~/tracecraftd.log"),
+            "with each boot: a line for `crontab -e`",
+        ),
+        (format!("*/5 * * * * {program} --once"), "or without a daemon: each five minutes"),
+    ];
+    let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+    lines.iter().map(|(line, what)| format!("{line:<width$}   # {what}")).collect()
 }
 
 impl Absence {

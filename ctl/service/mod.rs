@@ -70,6 +70,20 @@ pub(crate) async fn run(
     match verb {
         Service::Install(install) => {
             let found = resolve(&manager, &install, socket.as_ref(), &vars, true)?;
+            // The file goes first for the service, so that a flag beside it would only seem to do something.
+            let file = Install { store: None, ..install };
+            let of_file = resolve(&manager, &file, socket.as_ref(), &vars, true)?;
+            let told_twice = found.wanted.iter().find(|one| one.from == "--store");
+            if let Some(line) = told_twice.and_then(|one| one.line)
+                && of_file.store != found.store
+            {
+                let at = format!("{}:{line}", found.config_file.display());
+                let what =
+                    format!("{at} says store = {:?}, and --store {:?}", of_file.store, found.store);
+                return Err(
+                    Failure::usage(what).hint(&format!("change {at}, or leave --store out"))
+                );
+            }
             install::run(&manager, &found, told).await
         }
         Service::Uninstall { purge, force } => {
@@ -78,7 +92,13 @@ pub(crate) async fn run(
         }
         Service::Status => report::status(&manager, told),
         Service::Logs { follow, lines } => report::logs(&manager, follow, lines, told.json),
-        Service::Restart => install::restart(&manager, client, told).await,
+        Service::Restart => {
+            // What runs is not ended for something that cannot start.
+            if matches!(manager, Manager::Systemd(_)) && !report::has_own_file() {
+                resolve(&manager, &Install::default(), socket.as_ref(), &vars, false)?;
+            }
+            install::restart(&manager, client, told).await
+        }
     }
 }
 

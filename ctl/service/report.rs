@@ -48,7 +48,7 @@ pub(super) fn status(manager: &Manager, told: &mut Told<'_>) -> Result<(), Failu
         (false, _) => "`tracecraftctl service install`",
         (true, "success") => "`tracecraftctl service restart` starts it",
         (true, _) => {
-            "`tracecraftctl service logs` says why; `tracecraftctl service restart` tries again"
+            "`tracecraftctl doctor` and `tracecraftctl service logs` say why; `tracecraftctl service restart` tries again"
         }
     };
     let what =
@@ -111,6 +111,13 @@ pub(super) fn of_launchd(uid: u32) -> Result<Report, Failure> {
         unit: Some(plist).filter(|plist| plist.is_file()),
         ..Report::default()
     })
+}
+
+/// Whether the service is started with a configuration file of its own.
+pub(super) fn has_own_file() -> bool {
+    systemd::show(systemd::SERVICE, &["ExecStart"])
+        .get("ExecStart")
+        .is_some_and(|command| command.contains("--config"))
 }
 
 /// The process number in what `launchctl print` says.

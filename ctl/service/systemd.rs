@@ -157,7 +157,7 @@ pub(super) fn ask(words: &[&str]) -> Result<Ended, Failure> {
     }
     let what = format!("`systemctl --user {}` failed: {}", words.join(" "), ended.said());
     Err(Failure::failed(what)
-        .hint("`systemctl --user status tracecraftd` and `tracecraftctl service logs` say more"))
+        .hint("`tracecraftctl doctor` looks for the cause; `tracecraftctl service logs` says more"))
 }
 
 /// Runs `systemctl --user`, whatever comes of it.

@@ -83,10 +83,14 @@ async fn ask(socket: &Path) -> Result<String, AskError> {
     };
     if status.is_success() {
         let flushed: Flushed = serde_json::from_slice(&body).map_err(unreadable)?;
-        let Flushed { sessions, parts, bytes } = flushed;
+        let Flushed { sessions, parts, bytes, unfinished_bytes } = flushed;
         let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let rest = match unfinished_bytes {
+            0 => String::new(),
+            rest => format!("; {} of records without an end wait", count(rest, "byte")),
+        };
         return Ok(format!(
-            "the running daemon flushed {}; stored {}, {}",
+            "the running daemon flushed {}; stored {}, {}{rest}",
             count(sessions, "session"),
             count(parts, "part"),
             count(bytes, "byte"),

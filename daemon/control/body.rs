@@ -73,7 +73,9 @@ pub(super) async fn replay(replay: Replay, permit: OwnedSemaphorePermit) -> Repl
     // What fails before the first byte can still be said with a status and a reason.
     let first = match bytes.recv().await {
         Some(Err(message)) => {
-            return failure(&ErrorBody { code: ErrorCode::Store, message, hint: None });
+            let hint = "`tracecraftctl doctor` looks at the store, `tracecraftctl verify` at what is in it";
+            let hint = Some(hint.to_owned());
+            return failure(&ErrorBody { code: ErrorCode::Store, message, hint });
         }
         first => first,
     };

@@ -28,7 +28,14 @@ fn status() -> Status {
         redact: true,
         compaction: "auto".into(),
         roots: vec![],
-        sessions: SessionCounts { total: 5, live: 1, pending: 2, stopped: 0, excluded: 3 },
+        sessions: SessionCounts {
+            total: 5,
+            live: 1,
+            pending: 2,
+            stopped: 0,
+            excluded: 3,
+            ..Default::default()
+        },
         stored_bytes: 4096,
         pending: Pending { parts: 2, bytes: 700, oldest_seconds: Some(42) },
         last_stored_at: Some("2026-07-02T09:59:56.25Z".into()),

@@ -134,7 +134,12 @@ fn mirror() -> Mirror {
                 }
                 Command::Flush { id, reply } => {
                     let sessions = if id.is_some() { 1 } else { 7 };
-                    drop(reply.send(Ok(Flushed { sessions, parts: 2, bytes: 3 })));
+                    drop(reply.send(Ok(Flushed {
+                        sessions,
+                        parts: 2,
+                        bytes: 3,
+                        unfinished_bytes: 0,
+                    })));
                 }
             }
         }

@@ -201,20 +201,26 @@ impl Engine {
     }
 
     pub(super) fn status(&self) -> Status {
-        let left_out = self.excluded.len() + self.undecided.len();
-        let mut counts = SessionCounts { excluded: left_out as u64, ..Default::default() };
+        let mut counts = SessionCounts {
+            excluded: (self.excluded.len() + self.undecided.len()) as u64,
+            held_back: self.undecided.len() as u64,
+            waiting: (self.unplaced.len() + self.placing.len()) as u64,
+            ..Default::default()
+        };
         let mut pending = Pending::default();
         let mut oldest: Option<&str> = None;
         let mut stored_bytes = 0;
         let mut problems = self.shown_problems();
         for (key, record) in &self.state.state().sessions {
             let live = self.live.get(key);
-            stored_bytes += record.totals.bytes;
+            let unnamed = record.pending.iter().filter(|p| p.is_unnamed()).map(|p| p.bytes);
+            stored_bytes += record.totals.bytes + unnamed.sum::<u64>();
             if !record.superseded {
                 counts.total += 1;
                 counts.live += u64::from(self.session_state(key, record) == SessionState::Live);
                 counts.stopped += u64::from(record.stopped);
                 counts.excluded += u64::from(live.is_some_and(|l| l.excluded));
+                counts.held_back += u64::from(live.is_some_and(|l| l.undecided.is_some()));
             }
             let unsent = record.pending.iter().filter(|p| p.stored_at.is_none());
             let mut any = false;
@@ -294,8 +300,10 @@ impl Engine {
 
     fn list(&self) -> SessionList {
         let records = self.state.state().sessions.iter();
-        let mut sessions: Vec<Session> =
-            records.map(|(key, record)| self.session(key, record)).collect();
+        let mut sessions: Vec<Session> = records
+            .map(|(key, record)| self.session(key, record))
+            .chain(self.held_back_files())
+            .collect();
         sessions.sort_by(|a, b| b.last_stored_at.cmp(&a.last_stored_at));
         SessionList { sessions }
     }

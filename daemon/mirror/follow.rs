@@ -8,20 +8,50 @@ use tracing::{debug, info};
 
 use super::Engine;
 use super::find::NewFile;
+use crate::api::{Session, SessionState};
 use crate::config::Decision;
 use crate::part::SessionKey;
+use crate::redact::Counts;
 use crate::state::{Change, Record};
 
+/// Why a session is not captured, for a person.
+const HELD_BACK: &str = "held back: a rule asks for its directory, and no record has named it yet";
+
 impl Engine {
+    /// Files that are held back before they have become sessions: nothing is stored of them.
+    pub(super) fn held_back_files(&self) -> impl Iterator<Item = Session> {
+        self.undecided.iter().map(|(path, key)| {
+            let hint =
+                "nothing of it is stored; the rule decides as soon as a record names the directory";
+            Session {
+                harness: key.harness().to_owned(),
+                id: key.id().to_owned(),
+                generation: key.generation(),
+                state: SessionState::Idle,
+                source_path: path.to_string_lossy().into_owned(),
+                cwd: None,
+                parts: 0,
+                source_bytes: 0,
+                stored_bytes: 0,
+                pending_bytes: 0,
+                redactions: Counts::new(),
+                started_at: None,
+                last_stored_at: None,
+                ended_at: None,
+                problem: Some(self.new_problem("directory_unknown", HELD_BACK, Some(hint))),
+                excluded: true,
+            }
+        })
+    }
+
     /// Decides anew whether a session is left out.
     pub(super) fn apply_rules(&mut self, key: &SessionKey) {
         let Some(record) = self.state.get(key) else { return };
         let decision = self.settings.rules.decide(key.harness(), record.cwd.as_deref());
         let undecided = decision == Decision::NeedsCwd && !record.superseded;
         let held = undecided.then(|| {
-            let what = "held back: a rule asks for its directory, and no record has named it yet";
             let hint = "what was stored before is safe; the rule decides as soon as a record names the directory";
-            self.new_problem("directory_unknown", what, Some(hint))
+            self.new_problem("directory_unknown", HELD_BACK, Some(hint))
         });
         let live = self.live.entry(key.clone()).or_default();
         let before = live.excluded;
@@ -55,7 +85,7 @@ impl Engine {
             // The next scan or event asks again.
             Decision::NeedsCwd => {
                 debug!(path = %path.display(), "cwd unknown: held back");
-                self.undecided.insert(path);
+                self.undecided.insert(path, file.key());
             }
         }
     }

@@ -118,6 +118,8 @@ pub(crate) enum Signal {
     Flush,
     /// The configuration was read again.
     Reload(Box<Settings>),
+    /// It was to be read again and is wrong, for this reason: what was read before stays.
+    Misconfigured(String),
 }
 
 /// How the mirror ended.

@@ -149,7 +149,7 @@ pub(crate) struct Engine {
     by_path: HashMap<Arc<Path>, SessionKey>,
     excluded: HashSet<PathBuf>,
     /// Files that are not placed before a record names their directory.
-    undecided: HashSet<PathBuf>,
+    undecided: HashMap<PathBuf, SessionKey>,
     unplaced: Vec<find::NewFile>,
     placing: HashSet<PathBuf>,
     /// Their manifests cannot be used; until then nothing is known of them.
@@ -269,7 +269,7 @@ impl Engine {
             live: HashMap::new(),
             by_path: HashMap::new(),
             excluded: HashSet::new(),
-            undecided: HashSet::new(),
+            undecided: HashMap::new(),
             unplaced: Vec::new(),
             placing: HashSet::new(),
             held: HashMap::new(),
@@ -462,12 +462,18 @@ impl Engine {
             Signal::Drain => {}
             Signal::Flush => self.flush_all(None),
             Signal::Reload(settings) => self.reload(*settings),
+            Signal::Misconfigured(why) => {
+                let hint =
+                    "mend it and reload or restart; what was read before is in force until then";
+                self.problem("config_invalid", "", &why, Some(hint));
+            }
         }
     }
 
     /// Takes new settings; what cannot change while running is kept by the caller as it was.
     fn reload(&mut self, settings: Settings) {
         self.settings = settings;
+        self.clear_problem("config_invalid", "");
         self.clear_problem("redaction_off", "");
         if !self.settings.redact {
             self.problem("redaction_off", "", "secrets are NOT removed", None);

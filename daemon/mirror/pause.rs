@@ -119,7 +119,7 @@ impl Engine {
             tracing::debug!(error = %chain(error), "the store failed once");
             return;
         }
-        let hint = "nothing is lost: parts wait in the outbox and are sent when the store answers";
+        let hint = "`tracecraftctl doctor` says what to mend; what is captured waits in the outbox and follows by itself";
         // The object alone does not tell a person which disk or server to look at.
         let message = format!("{}: {}", self.settings.store_url, chain(error));
         self.problem("store_unavailable", "", &message, Some(hint));

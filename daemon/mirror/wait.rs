@@ -265,7 +265,9 @@ impl Engine {
                 if let Some(error) = failure {
                     return drop(reply.send(Err(error)));
                 }
+                let rest = |key| self.state.get(key).and_then(|record| record.cursor.rest);
                 let flushed = Flushed {
+                    unfinished_bytes: waiter.targets.keys().filter_map(rest).sum(),
                     sessions: waiter.targets.len() as u64,
                     parts: self.summary.parts - waiter.parts_before,
                     bytes: self.summary.bytes - waiter.bytes_before,
