@@ -12,6 +12,7 @@ mod error;
 mod harness;
 mod instance;
 mod ledger;
+mod listening;
 mod log;
 mod mirror;
 mod outbox;

@@ -148,7 +148,7 @@ fn what_the_page_has_a_person_type_into_a_shell_works() {
     for (language, block) in blocks(page) {
         match language {
             "json" => drop(serde_json::from_str::<serde_json::Value>(&block).expect(&block)),
-            "toml" | "yaml" => {} // Tables of ours are tests/rules.rs's; the others are other programs'.
+            "toml" | "yaml" | "ini" => {} // Tables of ours are tests/rules.rs's; the others are other programs'.
             _ if block.lines().any(|line| line.starts_with("$ ")) => {}
             _ => {
                 let known = TYPED.iter().find(|(begin, _)| block.starts_with(begin));

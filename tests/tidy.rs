@@ -17,7 +17,7 @@ use symbols::Symbols;
 /// What each module of the library may name of its siblings: `daemon/ARCHITECTURE.md` says why. An entry with `::` allows only
 /// what is below that path. Arrows point downwards: a module may not name one that may name it.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("control", &["api", "mirror::handle", "usage"]),
+    ("control", &["api", "listening", "mirror::handle", "usage"]),
     (
         "mirror",
         &[
@@ -40,6 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("durable", &[]),
     ("watch", &[]),
     ("instance", &[]),
+    ("listening", &[]),
     // Where the log goes is a setting.
     ("log", &["config"]),
     // What the process uses; who wants to know is nothing to it.
@@ -53,7 +54,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "config", "durable", "harness", "instance", "outbox", "remote", "source", "state",
+            "config",
+            "durable",
+            "harness",
+            "instance",
+            "listening",
+            "outbox",
+            "remote",
+            "source",
+            "state",
             "store",
         ],
     ),

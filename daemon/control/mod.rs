@@ -29,7 +29,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use self::socket::{BindError, bind, bind_first, is_listened_on, take_over};
+pub(crate) use self::socket::{BindError, bind, bind_first, take_over};
 
 use self::service::ControlService;
 use self::socket::SocketFile;

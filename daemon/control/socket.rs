@@ -95,7 +95,7 @@ impl Drop for SocketFile {
 /// As [`bind`], for a daemon that was passed no socket: somebody who listens is seen without a connection, for which a service manager
 /// would start its service.
 pub(crate) fn bind_first(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
-    match is_listened_on(path) {
+    match crate::listening::is_listened_on(path) {
         Some(true) => Err(BindError::AlreadyServing(path.to_owned())),
         _ => bind(path),
     }
@@ -237,31 +237,6 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(system("connect to", path)(errno.into())),
     }
-}
-
-/// Whether somebody listens at a path, as the kernel's table of sockets has it; `None` where there is no such table. It knows those of
-/// this network namespace alone.
-pub(crate) fn is_listened_on(path: &Path) -> Option<bool> {
-    let table = fs::read_to_string("/proc/net/unix").ok()?;
-    Some(table.lines().any(|line| is_listener(line, path)))
-}
-
-/// Whether a line of the kernel's table of sockets is one that is listened on at this path: the fourth word are flags, the path
-/// is what follows the seventh.
-fn is_listener(line: &str, path: &Path) -> bool {
-    /// The kernel's `__SO_ACCEPTCON`.
-    const LISTENS: &str = "00010000";
-    // Seven words that are padded with spaces, and the path as it is, which may have some itself.
-    let mut rest = line;
-    let mut flags = None;
-    for column in 0..7 {
-        let Some((word, after)) = rest.trim_start().split_once(' ') else { return false };
-        if column == 3 {
-            flags = Some(word);
-        }
-        rest = after;
-    }
-    flags == Some(LISTENS) && path.to_str() == Some(rest)
 }
 
 /// Connects without waiting: a daemon that hangs must not make its successor hang.

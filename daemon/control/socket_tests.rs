@@ -77,7 +77,7 @@ async fn t64_a_socket_that_answers_is_respected() {
     let other = StdListener::bind(&path).unwrap();
     other.set_nonblocking(true).unwrap();
     assert!(matches!(bind_first(&path), Err(BindError::AlreadyServing(_))));
-    if is_listened_on(&path).is_some() {
+    if crate::listening::is_listened_on(&path).is_some() {
         // A service manager that listens would have started its service for a connection.
         assert_eq!(other.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
@@ -147,14 +147,4 @@ async fn t69_a_child_does_not_inherit_the_socket() {
         rustix::io::fcntl_getfd(&accepted).unwrap(),
     ];
     assert!(flags.iter().all(|flags| flags.contains(rustix::io::FdFlags::CLOEXEC)));
-}
-
-#[test]
-fn a_listener_is_known_by_flags_and_the_whole_path() {
-    let line = "0000000000000000: 00000002 00000000 00010000 0001 01 23456 /run/a b/x.sock";
-    assert!(is_listener(line, Path::new("/run/a b/x.sock")));
-    assert!(!is_listener(line, Path::new("b/x.sock")));
-    assert!(!is_listener(line, Path::new("/x.sock")));
-    let connected = line.replace("00010000", "00000000");
-    assert!(!is_listener(&connected, Path::new("/run/a b/x.sock")));
 }

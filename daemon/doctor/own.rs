@@ -12,7 +12,6 @@ use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 
 use super::{LocalState, Settings, StateDirOf};
-use crate::control::is_listened_on;
 use crate::durable::{Disk, OsDisk};
 use crate::instance;
 use crate::outbox::Outbox;
@@ -203,7 +202,7 @@ fn socket(path: &Path) -> Socket {
     match std::fs::symlink_metadata(path) {
         Err(_) => Socket::Missing,
         Ok(meta) if !meta.file_type().is_socket() => Socket::NotASocket,
-        Ok(_) => match is_listened_on(path) {
+        Ok(_) => match crate::listening::is_listened_on(path) {
             Some(true) => Socket::Listened,
             Some(false) => Socket::Left,
             None => Socket::There,

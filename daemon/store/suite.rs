@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::io::AsyncReadExt;
 
 use super::memory::MemoryStore;
-use super::{Body, Conditions, ErrorKind, FsStore, Retry, Store, StoreError, Version};
+use super::{Body, Conditions, Counted, ErrorKind, FsStore, Retry, Store, StoreError, Version};
 use crate::durable::memory::MemoryDisk;
 use crate::durable::{Blocking, Disk, OsDisk};
 
@@ -220,7 +220,9 @@ async fn many_objects(store: &dyn Store) {
     clear(store).await;
 }
 
+/// In all decorators, as the program has it.
 fn wrapped(store: impl Store + 'static, disk: &Arc<dyn Disk>) -> impl Store {
+    let store = Counted::new(store, Arc::default());
     Retry::new(store, Arc::clone(disk), Blocking::Pool, fastrand::Rng::with_seed(1))
 }
 

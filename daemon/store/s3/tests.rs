@@ -15,7 +15,7 @@ use super::{S3Settings, S3Store, Signer, Transport};
 use crate::durable::memory::MemoryDisk;
 use crate::durable::{Blocking, Disk, OsDisk};
 use crate::store::suite::{bytes, contract, read};
-use crate::store::{Body, Conditions, ErrorKind, Retry, Store, StoreError};
+use crate::store::{Body, Conditions, Counted, ErrorKind, Retry, Store, StoreError};
 
 /// Names an S3 endpoint for the suite; the bucket is in `TRACECRAFT_TEST_S3_BUCKET`, the keys are in AWS's variables.
 const ENDPOINT_VAR: &str = "TRACECRAFT_TEST_S3_ENDPOINT";
@@ -439,6 +439,7 @@ async fn t40_t41_t45_a_named_s3_store_keeps_the_contract() {
     store.pieces = Pieces { above: 6 << 20, bytes: 5 << 20, most: 10_000 };
     let whole: Vec<u8> = (0..13_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
     disk.replace(&outbox.join("merged"), &whole).unwrap();
+    let store = Counted::new(store, Arc::default());
     let store = Retry::new(store, disk.clone(), Blocking::Pool, fastrand::Rng::with_seed(1));
     store.put(KEY, Body::File(outbox.join("merged")), Some("pieces")).await.unwrap();
     assert!(read(&store, KEY).await.unwrap() == whole);
