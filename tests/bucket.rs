@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::live::{self, Setting, seconds};
+use crate::memory::IDLE_IN_BUCKET_AFTER;
 use crate::once;
+use crate::service_life::write_private;
 use crate::support::bucket::{Kind as ServerKind, Server};
 use crate::support::daemon::{Daemon, ctl, ctl_ok};
-use crate::support::home::{Home, Remote, lay_out_samples, said};
+use crate::support::home::{Home, Remote, lay_out_samples, run, said};
 use crate::support::judge;
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
@@ -31,9 +33,6 @@ const REQUESTS_A_PART: f64 = 1.15;
 
 /// How long an idle daemon is watched.
 const WATCHED: Duration = Duration::from_secs(30);
-
-/// The daemon's own limit for a session without news, a flush, and the last manifests.
-const IDLE_AFTER: Duration = Duration::from_secs(60 + 15);
 
 /// A proxy before a server, and a home whose programs go through it.
 pub(crate) fn behind_a_proxy(kind: ServerKind, test: &str, seed: u64) -> Option<(Proxy, Home)> {
@@ -78,6 +77,56 @@ fn t41_once_to_garage_stores_every_transcript_exactly_and_a_second_run_sends_not
 #[test]
 fn t41_once_to_the_named_endpoint_stores_every_transcript_exactly_and_a_second_run_sends_nothing() {
     once_to(ServerKind::Environment, "--once to the named endpoint");
+}
+
+/// `hf://` in the program itself: bucket below the user, keys of its own and no other, reads that are sent elsewhere.
+#[test]
+fn t41_once_and_a_daemon_to_a_bucket_behind_a_gateway_as_hugging_face_has_one() {
+    let test = "hf://";
+    let Some(server) = Server::start_or_skip(ServerKind::Moto, test) else { return };
+    let server = Arc::new(server);
+    let proxy = Proxy::start(server.client.address(), 7);
+    proxy.be_the_gateway_of("ada");
+    let remote = Remote::new(&server);
+    let project = remote.project.clone();
+    let home = Home::with(remote);
+    let planted = Planted::exact_only(77);
+    let mut transcript = Transcript::new(&home, "claude-code", 1, 77);
+    transcript.grow(&planted, 20);
+    let config = home.path().join(".config/tracecraft/config.toml");
+    std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+    write_private(&config, &format!("endpoint = \"http://{}\"\n", proxy.authority()));
+    let to_the_gateway = || {
+        let mut command = home.tracecraftd();
+        for name in ["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+        {
+            command.env_remove(name);
+        }
+        let (bucket, project) = (&server.client.bucket, &project);
+        command.env("TRACECRAFT_STORE", format!("hf://ada/{bucket}/{project}"));
+        command.env("HF_ACCESS_KEY_ID", "HFAK").env("HF_SECRET_ACCESS_KEY", "no-secret");
+        command
+    };
+    let complete = |transcript: &Transcript| {
+        judge::verdict(judge::at_rest(
+            &Bucket::read(home.objects()),
+            &[transcript.source(&planted)],
+        ))
+    };
+    let output = run(to_the_gateway().arg("--once"));
+    assert!(output.status.success(), "{}", said(&output));
+    complete(&transcript).unwrap();
+    let mut daemon = Daemon::spawn_with(&home, to_the_gateway(), std::process::Stdio::null());
+    daemon.wait_ready(&home);
+    transcript.grow(&planted, 5);
+    ctl_ok(&home, &["flush"]);
+    ctl_ok(&home, &["verify", "--deep"]);
+    let shown = ctl_ok(&home, &["show", &transcript.id, "--raw"]);
+    assert_eq!(planted.found_in(&shown), [""; 0]);
+    assert_eq!(shown, Bucket::read(home.objects()).sessions[0].by_manifest);
+    assert_eq!(daemon.term().code(), Some(0));
+    complete(&transcript).unwrap();
+    println!("{test}: {:?}", proxy.by_kind());
 }
 
 /// What S3-compatible stores refuse or ignore is in no request: pieces, trailing checksums, unsigned payloads.
@@ -219,9 +268,11 @@ fn t50_requests_are_one_a_part_and_an_idle_daemon_makes_none() {
     assert!(parts as u64 >= COUNTED_SESSIONS * flushes * 8 / 10, "too few parts: {parts}");
     assert!(kinds.get(&Kind::PutManifest) >= Some(&(COUNTED_SESSIONS as usize)), "{kinds:?}");
     assert!(share <= REQUESTS_A_PART, "{share:.3} requests a part");
-    // Nobody asks for it: a session without news gets its manifest by itself.
-    wait_for_the_end_of(Instant::now(), IDLE_AFTER);
+    // Nobody asks for it: a session without news gets its manifest by itself, and what it names is seen once more.
+    proxy.forget();
+    wait_for_the_end_of(Instant::now(), IDLE_IN_BUCKET_AFTER);
     wait_until_ok("all manifests to name all parts", || counted.complete());
+    println!("{test}: until all was named and seen {:?}", proxy.by_kind());
     proxy.forget();
     wait_for_the_end_of(Instant::now(), WATCHED);
     println!("{test}: {} requests in {} s without news", proxy.count(), WATCHED.as_secs());

@@ -14,11 +14,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -161,6 +161,8 @@ struct Inner {
     canned: Option<Canned>,
     /// Kinds of requests for which its users have no right.
     denied: Vec<Kind>,
+    /// Whose buckets it is a gateway to.
+    user: Option<&'static str>,
     seen: Vec<Seen>,
     in_flight: usize,
     gate: Option<Gate>,
@@ -192,6 +194,7 @@ impl Proxy {
             plan: Plan::default(),
             canned: None,
             denied: Vec::new(),
+            user: None,
             seen: Vec::new(),
             in_flight: 0,
             gate: None,
@@ -222,6 +225,12 @@ impl Proxy {
     /// From now on refuses these kinds of requests, as a policy does.
     pub(crate) fn deny(&self, kinds: &[Kind]) {
         self.shared.inner().denied = kinds.to_vec();
+    }
+
+    /// From now on behaves as the gateway of Hugging Face does to one of its users: buckets are below the user's name, and whoever
+    /// reads a part is sent elsewhere, without a signature.
+    pub(crate) fn be_the_gateway_of(&self, user: &'static str) {
+        self.shared.inner().user = Some(user);
     }
 
     /// Cuts all connections and refuses new ones (`false`), or is there again.
@@ -400,7 +409,20 @@ impl Gate {
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Answer>, Cut> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let user = shared.inner().user;
+    // Behind the gateway lies what needs no signature; this server wants one, whatever it is.
+    let elsewhere = user.and_then(|_| below(&head.uri, ELSEWHERE));
+    if let Some(uri) = elsewhere.clone() {
+        assert!(!head.headers.contains_key("authorization"), "a signature went elsewhere");
+        head.uri = uri;
+        head.headers.insert("authorization", HeaderValue::from_static(ANY_SIGNATURE));
+    } else if let Some(user) = user {
+        match below(&head.uri, user) {
+            Some(uri) => head.uri = uri,
+            None => return Ok(Canned::error(404, "NoSuchBucket").answer()),
+        }
+    }
     let (under_way, fate, delay, held, coin) = shared.note(&head);
     if fate == Fate::CutBefore && coin {
         return Err(Cut);
@@ -413,7 +435,13 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     let kind = Kind::of(&head.method, head.uri.path(), head.uri.query().unwrap_or_default());
     if shared.inner().denied.contains(&kind) {
-        return Ok(Canned { status: 403, code: "AccessDenied", headers: Vec::new() }.answer());
+        return Ok(Canned::error(403, "AccessDenied").answer());
+    }
+    if user.is_some() && elsewhere.is_none() && kind == Kind::GetPart {
+        let location = format!("/{ELSEWHERE}{}", head.uri);
+        let answer = Response::builder().status(302).header("location", location);
+        let nothing = Full::new(Bytes::new()).map_err(never).boxed();
+        return Ok(answer.body(nothing).expect("a plain answer"));
     }
     match fate {
         Fate::SlowedDown => return Ok(Canned::slow_down().answer()),
@@ -456,9 +484,25 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Where the gateway sends those who read.
+const ELSEWHERE: &str = "elsewhere";
+
+/// A signature that says nothing.
+const ANY_SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+
+/// What is asked for below a user's name.
+fn below(uri: &Uri, user: &str) -> Option<Uri> {
+    let asked = uri.path_and_query()?.as_str().strip_prefix('/')?.strip_prefix(user)?;
+    asked.starts_with('/').then(|| asked.parse().ok())?
+}
+
 impl Canned {
+    fn error(status: u16, code: &'static str) -> Canned {
+        Canned { status, code, headers: Vec::new() }
+    }
+
     fn slow_down() -> Canned {
-        Canned { status: 503, code: "SlowDown", headers: Vec::new() }
+        Canned::error(503, "SlowDown")
     }
 
     fn answer(&self) -> Response<Answer> {
