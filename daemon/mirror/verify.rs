@@ -288,6 +288,7 @@ impl Engine {
         if mended {
             self.live(&key).sending = false;
             self.note_mended(&key, totals);
+            finding::after_a_repair(&mut verified);
             if verified.verdict == Verdict::Fine {
                 self.clear_session_problem(&key); // Should it still be so, the next send or compaction says it again.
             }

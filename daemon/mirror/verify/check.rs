@@ -208,7 +208,8 @@ impl Subject {
             let others = self.record.is_none() && !seen.listed.is_empty();
             if stored > 0 && seen.listed.is_empty() {
                 let message = "is gone, and all parts of the session with it";
-                let particulars = Some((format!("{stored} parts"), "nothing".to_owned()));
+                let parts = if stored == 1 { "part" } else { "parts" };
+                let particulars = Some((format!("{stored} {parts}"), "nothing".to_owned()));
                 let hint = "`tracecraftctl verify ID --repair` stores it again if its source is still as it was \
                             captured; else restore it from a copy of the bucket";
                 seen.findings.push(wrong("session_missing", &object, message, particulars, hint));

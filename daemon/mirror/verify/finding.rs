@@ -117,6 +117,15 @@ pub(super) fn unreachable(error: &StoreError) -> Finding {
     }
 }
 
+/// Of what a repair has left it is no use to say that a repair mends it.
+pub(super) fn after_a_repair(verified: &mut Verified) {
+    for hint in verified.findings.iter_mut().filter_map(|finding| finding.hint.as_mut()) {
+        if hint.contains("--repair") {
+            *hint = "neither outbox, source nor store has it as it was: only a copy of the bucket can bring it back".to_owned();
+        }
+    }
+}
+
 /// The findings of one session as they are told.
 pub(super) fn verified(
     key: &SessionKey,
