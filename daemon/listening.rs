@@ -8,8 +8,17 @@ use std::path::Path;
 /// Whether somebody listens at a path, as the kernel's table of sockets has it; `None` where there is no such table. It knows those of
 /// this network namespace alone.
 pub(crate) fn is_listened_on(path: &Path) -> Option<bool> {
-    let table = fs::read_to_string("/proc/net/unix").ok()?;
-    Some(table.lines().any(|line| is_listener(line, path)))
+    let table = fs::read("/proc/net/unix").ok()?;
+    // A path is any bytes, also those of others.
+    let lines =
+        table.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    Some(lines.into_iter().any(|line| is_listener(line, path)))
+}
+
+/// Whether a service manager of this user is there, which may listen for a service of its.
+pub(crate) fn may_be_a_managers() -> bool {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR");
+    runtime.is_some_and(|dir| Path::new(&dir).join("systemd").is_dir())
 }
 
 /// Whether a line of the kernel's table of sockets is one that is listened on at this path: the fourth word are flags, the path

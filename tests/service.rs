@@ -265,6 +265,32 @@ fn t64_a_daemon_by_hand_where_the_manager_listens_says_so_and_starts_no_service(
 }
 
 #[test]
+fn what_runs_is_not_ended_for_a_configuration_that_will_not_do() {
+    let name = "service::what_runs_is_not_ended_for_a_configuration_that_will_not_do";
+    beside_a_manager(name, |managed| {
+        let here = format!("file://{}", managed.home.path().join("here").display());
+        let there = format!("file://{}", managed.home.path().join("there").display());
+        for _ in 0..2 {
+            managed.service_ok(&["install", "--store", &here]);
+        }
+        let first = managed.pid();
+        let output = managed.service(&["install", "--store", &there]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("says store = "), "{}", said(&output));
+        let config = managed.home.path().join(".config/tracecraft/config.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, format!("{text}stoer = \"x\"\n")).unwrap();
+        let output = managed.service(&["restart"]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains("stoer"), "{}", said(&output));
+        assert_eq!((managed.pid(), first.is_some()), (first, true));
+        fs::write(&config, text).unwrap();
+        managed.service_ok(&["restart"]);
+        assert_eq!(status(&managed.home).unwrap()["store"], here);
+    });
+}
+
+#[test]
 fn purge_is_refused_while_parts_wait() {
     let name = "service::purge_is_refused_while_parts_wait";
     beside_a_manager(name, |managed| {

@@ -77,7 +77,7 @@ pub(super) async fn run(
             let home = home()?;
             let plist = launchd::plist_path(&home);
             let is_new = launchd::write(&plist, &launchd::render(&program, found, &home))?;
-            launchd::load(*uid, &plist, is_new).await?;
+            launchd::load(*uid, &plist, is_new || !done.written.is_empty()).await?;
             done.units.push(plist);
             done.notes.push("it runs while you are logged in at the screen".into());
         }

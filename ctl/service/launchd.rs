@@ -66,11 +66,16 @@ pub(super) fn load_steps(uid: u32, plist: &Path) -> Vec<Step> {
     ]
 }
 
-/// Makes a written agent run. Launchd reads a list once: what ran by another one is ended first, what runs by this one goes on.
+/// Makes a written agent run. Launchd reads a list once, and the daemon most of its configuration: what ran by others is ended first
+/// (`is_new`), what runs by these goes on.
 pub(super) async fn load(uid: u32, plist: &Path, is_new: bool) -> Result<(), Failure> {
+    let agent = format!("gui/{uid}/{LABEL}");
     if is_loaded(uid)? {
         if !is_new {
-            return run(&[(words(&["kickstart", &format!("gui/{uid}/{LABEL}")]), true)]);
+            return run(&[
+                (words(&["enable", &agent]), true),
+                (words(&["kickstart", &agent]), true),
+            ]);
         }
         unload(uid).await?;
     }

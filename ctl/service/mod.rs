@@ -70,19 +70,18 @@ pub(crate) async fn run(
     match verb {
         Service::Install(install) => {
             let found = resolve(&manager, &install, socket.as_ref(), &vars, true)?;
-            // The file goes first for the service, so that a flag beside it would only seem to do something.
-            let file = Install { store: None, ..install };
-            let of_file = resolve(&manager, &file, socket.as_ref(), &vars, true)?;
+            // The service goes by the file, so that a flag that says something else would only seem to do something.
             let told_twice = found.wanted.iter().find(|one| one.from == "--store");
-            if let Some(line) = told_twice.and_then(|one| one.line)
-                && of_file.store != found.store
-            {
-                let at = format!("{}:{line}", found.config_file.display());
-                let what =
-                    format!("{at} says store = {:?}, and --store {:?}", of_file.store, found.store);
-                return Err(
-                    Failure::usage(what).hint(&format!("change {at}, or leave --store out"))
-                );
+            if let Some(line) = told_twice.and_then(|one| one.line) {
+                let file = Install { store: None, ..install };
+                let of_service = resolve(&manager, &file, socket.as_ref(), &vars, false)?;
+                if of_service.store != found.store {
+                    let at = format!("{}:{line}", found.config_file.display());
+                    let (file, flag) = (&of_service.store, &found.store);
+                    let what = format!("{at} says store = {file:?}, and --store {flag:?}");
+                    let hint = format!("change {at}, or leave --store out");
+                    return Err(Failure::usage(what).hint(&hint));
+                }
             }
             install::run(&manager, &found, told).await
         }
@@ -94,7 +93,8 @@ pub(crate) async fn run(
         Service::Logs { follow, lines } => report::logs(&manager, follow, lines, told.json),
         Service::Restart => {
             // What runs is not ended for something that cannot start.
-            if matches!(manager, Manager::Systemd(_)) && !report::has_own_file() {
+            let elsewhere = manager.vars(&vars).contains_key("TRACECRAFT_CONFIG");
+            if matches!(manager, Manager::Systemd(_)) && !elsewhere && !report::has_own_settings() {
                 resolve(&manager, &Install::default(), socket.as_ref(), &vars, false)?;
             }
             install::restart(&manager, client, told).await

@@ -113,11 +113,12 @@ pub(super) fn of_launchd(uid: u32) -> Result<Report, Failure> {
     })
 }
 
-/// Whether the service is started with a configuration file of its own.
-pub(super) fn has_own_file() -> bool {
-    systemd::show(systemd::SERVICE, &["ExecStart"])
-        .get("ExecStart")
-        .is_some_and(|command| command.contains("--config"))
+/// Whether the unit, or a drop-in of it, gives the service settings that this program does not see.
+pub(super) fn has_own_settings() -> bool {
+    let shown = systemd::show(systemd::SERVICE, &["ExecStart", "Environment", "EnvironmentFiles"]);
+    let says = |name: &str, what: &str| shown.get(name).is_some_and(|it| it.contains(what));
+    let file = shown.get("EnvironmentFiles").is_some_and(|files| !files.is_empty());
+    file || says("ExecStart", "--config") || says("Environment", "TRACECRAFT_")
 }
 
 /// The process number in what `launchctl print` says.

@@ -133,20 +133,29 @@ pub(super) fn remove(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
             removed.push(path);
         }
     }
-    // Where the manager does not know the file any more it does not remove what starts it at login.
-    let wants = [dir.join("default.target.wants"), dir.join("sockets.target.wants")];
-    for (wants, unit) in wants.iter().zip([SERVICE, SOCKET]) {
-        let link = wants.join(unit);
+    remove_if_empty([dir, dir.parent().unwrap_or(dir)]);
+    Ok(removed)
+}
+
+/// Removes what starts the units at login. Where the manager does not know their files any more, it does not do that itself.
+pub(super) fn remove_links(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut removed = Vec::new();
+    for (wants, unit) in [("default.target.wants", SERVICE), ("sockets.target.wants", SOCKET)] {
+        let link = dir.join(wants).join(unit);
         if link.is_symlink() {
             std::fs::remove_file(&link).map_err(|error| cannot("remove", &link, &error))?;
             removed.push(link);
         }
-    }
-    for empty in wants.iter().map(PathBuf::as_path).chain([dir, dir.parent().unwrap_or(dir)]) {
-        // That something else is in them is the usual case.
-        let _ = std::fs::remove_dir(empty);
+        remove_if_empty([&*dir.join(wants), dir, dir.parent().unwrap_or(dir)]);
     }
     Ok(removed)
+}
+
+/// That something else is in them is the usual case.
+fn remove_if_empty<const N: usize>(dirs: [&Path; N]) {
+    for dir in dirs {
+        let _ = std::fs::remove_dir(dir);
+    }
 }
 
 /// Runs `systemctl --user`, which must succeed.

@@ -122,6 +122,7 @@ fn without_systemd(dir: &Path, done: &mut Uninstalled) -> Result<(), Failure> {
         systemd::ask(&[&["disable"], &loaded[..]].concat())?;
     }
     done.removed.extend(systemd::remove(dir)?);
+    done.removed.extend(systemd::remove_links(dir)?);
     systemd::ask(&["daemon-reload"])?;
     // A unit that failed is remembered, and would be listed as one that is missing.
     let _ = systemd::try_ask(&["reset-failed", systemd::SOCKET, systemd::SERVICE]);

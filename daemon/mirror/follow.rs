@@ -20,7 +20,8 @@ const HELD_BACK: &str = "held back: a rule asks for its directory, and no record
 impl Engine {
     /// Files that are held back before they have become sessions: nothing is stored of them.
     pub(super) fn held_back_files(&self) -> impl Iterator<Item = Session> {
-        self.undecided.iter().map(|(path, key)| {
+        // One with the id of a session is known by that one.
+        self.undecided.iter().filter(|(_, key)| self.state.get(key).is_none()).map(|(path, key)| {
             let hint =
                 "nothing of it is stored; the rule decides as soon as a record names the directory";
             Session {

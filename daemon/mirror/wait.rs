@@ -265,7 +265,11 @@ impl Engine {
                 if let Some(error) = failure {
                     return drop(reply.send(Err(error)));
                 }
-                let rest = |key| self.state.get(key).and_then(|record| record.cursor.rest);
+                let rest = |key| {
+                    let excluded = self.live.get(key).is_some_and(|live| live.excluded);
+                    let followed = |r: &&Record| !(r.superseded || r.stopped || r.gone || excluded);
+                    self.state.get(key).filter(followed)?.cursor.rest
+                };
                 let flushed = Flushed {
                     unfinished_bytes: waiter.targets.keys().filter_map(rest).sum(),
                     sessions: waiter.targets.len() as u64,

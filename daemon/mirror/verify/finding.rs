@@ -117,10 +117,13 @@ pub(super) fn unreachable(error: &StoreError) -> Finding {
     }
 }
 
-/// Of what a repair has left it is no use to say that a repair mends it.
+/// Of what a repair did not find anywhere it is no use to say that a repair puts it back. Where the store did not answer, it may yet.
 pub(super) fn after_a_repair(verified: &mut Verified) {
+    if verified.findings.iter().any(|finding| finding.code == "store") {
+        return;
+    }
     for hint in verified.findings.iter_mut().filter_map(|finding| finding.hint.as_mut()) {
-        if hint.contains("--repair") {
+        if hint.contains("--repair` puts it back") {
             *hint = "neither outbox, source nor store has it as it was: only a copy of the bucket can bring it back".to_owned();
         }
     }

@@ -87,9 +87,10 @@ impl Failure {
         )
     }
 
-    /// Whether it is a refusal without a word why: of a HEAD there is no more than a status, whatever is wrong.
+    /// Whether it may be about keys and has no word to say so: of a HEAD there is no more than a status. A missing right is a 403, expired
+    /// keys are none.
     pub(super) fn is_without_a_word(&self) -> bool {
-        let refusals = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        let refusals = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED];
         self.code.is_empty() && self.status.is_some_and(|status| refusals.contains(&status))
     }
 
