@@ -13,8 +13,8 @@ use crate::support::manager::{SERVICE, SOCKET, beside_a_manager};
 use crate::support::oracle::Bucket;
 use crate::support::planted::Planted;
 use crate::support::proxy::{Kind, Proxy, Side};
-use crate::support::wait_for;
 use crate::support::writers::Transcript;
+use crate::support::{wait_for, wait_until_ok};
 
 /// How often the program is replaced.
 const UPGRADES: usize = 3;
@@ -67,7 +67,10 @@ fn t68_an_upgrade_with_live_sessions_loses_and_doubles_nothing() {
         });
         ctl_ok(home, &["flush"]);
         let sources: Vec<_> = transcripts.iter().map(|one| one.source(&planted)).collect();
-        judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources)).unwrap();
+        // What the daemon merges by itself may be under way yet.
+        wait_until_ok("the bucket to come to rest", || {
+            judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources))
+        });
         assert_eq!(managed.property(SERVICE, "NRestarts"), "0");
     });
 }
