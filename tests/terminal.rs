@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::support::daemon::{Daemon, ctl_ok};
 use crate::support::home::Home;
 use crate::support::planted::Planted;
-use crate::support::terminal::{Screen, Terminal};
+use crate::support::terminal::{self, Screen, Terminal};
 use crate::support::wait_for;
 use crate::support::writers::Transcript;
 
@@ -22,6 +22,9 @@ fn wait_to_see(terminal: &Terminal, words: &str) -> Screen {
 
 #[test]
 fn watch_draws_its_screen_anew_follows_restarts_and_gives_the_terminal_back() {
+    if !terminal::or_skip("what is drawn on a terminal") {
+        return;
+    }
     let home = Home::new();
     let mut daemon = Daemon::start(&home, &["--interval", "100ms"]);
     let mut terminal = watch(&home, 40, 100);
@@ -46,6 +49,9 @@ fn watch_draws_its_screen_anew_follows_restarts_and_gives_the_terminal_back() {
 
 #[test]
 fn watch_fits_a_small_terminal_and_one_that_changes_its_size() {
+    if !terminal::or_skip("what is drawn on a terminal") {
+        return;
+    }
     let home = Home::new();
     let _daemon = Daemon::start(&home, &["--interval", "100ms"]);
     let planted = Planted::exact_only(1);
@@ -66,6 +72,9 @@ fn watch_fits_a_small_terminal_and_one_that_changes_its_size() {
 
 #[test]
 fn a_terminal_gets_colours_and_tables_that_fit_and_no_color_takes_the_colours_away() {
+    if !terminal::or_skip("what is drawn on a terminal") {
+        return;
+    }
     let home = Home::new();
     Transcript::new(&home, "codex", 1, 7).grow(&Planted::exact_only(1), 2);
     let _daemon = Daemon::start(&home, &["--interval", "100ms"]);

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::wait_for;
+use super::{skipped, wait_for};
 
 /// A program in a terminal of its own, ended with the test.
 pub(crate) struct Terminal {
@@ -40,12 +40,8 @@ impl Terminal {
         columns: usize,
         no_color: Option<&str>,
     ) -> Terminal {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
+        let (master, slave) = pair().unwrap();
         set_size(&master, rows, columns);
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
         command.env("TERM", "xterm-256color").env("NO_COLOR", no_color.unwrap_or_default());
         let child = command.spawn().unwrap();
@@ -98,6 +94,25 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether there are terminals to be had, or it was said that the test is skipped.
+pub(crate) fn or_skip(test: &str) -> bool {
+    let why = pair().err();
+    if let Some(why) = &why {
+        skipped(test, &format!("there is no pseudo-terminal: {why}"));
+    }
+    why.is_none()
+}
+
+/// Both ends of a new one.
+fn pair() -> std::io::Result<(OwnedFd, File)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let name = name.to_str().map_err(std::io::Error::other)?;
+    Ok((master, File::options().read(true).write(true).open(name)?))
 }
 
 fn set_size(terminal: &OwnedFd, rows: usize, columns: usize) {
