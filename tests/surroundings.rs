@@ -183,7 +183,7 @@ fn t48_an_overflow_of_the_event_queue_loses_nothing() {
     let new = |number| Transcript::new(&home, "claude-code", number, 48);
     let mut transcripts: Vec<_> = (0..2).map(new).collect();
     transcripts.iter_mut().for_each(|one| one.grow(&planted, 1));
-    let mut daemon = Daemon::start(&home, &["--interval", "200ms"]);
+    let daemon = Daemon::start(&home, &["--interval", "200ms"]);
     ctl_ok(&home, &["flush"]);
     daemon.signal(Signal::STOP);
     // Two files in turn: what is said twice in a row is said once. A write is one event, a creation another.
@@ -196,9 +196,14 @@ fn t48_an_overflow_of_the_event_queue_loses_nothing() {
     transcripts.iter_mut().for_each(|one| one.grow(&planted, 2));
     transcripts.push(new(2));
     transcripts[2].grow(&planted, 2);
+    goes_on(&home, daemon, &transcripts, &planted);
+}
+
+/// A daemon that was stopped goes on, and stores what happened meanwhile.
+fn goes_on(home: &Home, mut daemon: Daemon, transcripts: &[Transcript], planted: &Planted) {
     daemon.signal(Signal::CONT);
     wait_until_ok("all to be stored", || {
-        let sources: Vec<_> = transcripts.iter().map(|one| one.source(&planted)).collect();
+        let sources: Vec<_> = transcripts.iter().map(|one| one.source(planted)).collect();
         judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources))
     });
     assert_eq!(daemon.term().code(), Some(0));
@@ -212,19 +217,14 @@ fn t71_after_a_sleep_it_goes_on_by_itself_with_what_changed_meanwhile() {
     let new = |number| Transcript::new(&home, "claude-code", number, 71);
     let mut transcripts: Vec<_> = (0..3).map(new).collect();
     transcripts.iter_mut().for_each(|one| one.grow(&planted, 2));
-    let mut daemon = Daemon::start(&home, &["--interval", "200ms"]);
+    let daemon = Daemon::start(&home, &["--interval", "200ms"]);
     ctl_ok(&home, &["flush"]);
     daemon.signal(Signal::STOP);
     transcripts[0].grow(&planted, 3);
     fs::remove_file(&transcripts[1].path).unwrap();
     transcripts.push(new(3));
     transcripts[3].grow(&planted, 2);
-    daemon.signal(Signal::CONT);
-    wait_until_ok("all to be stored", || {
-        let sources: Vec<_> = transcripts.iter().map(|one| one.source(&planted)).collect();
-        judge::verdict(judge::at_rest(&Bucket::read(home.objects()), &sources))
-    });
-    assert_eq!(daemon.term().code(), Some(0));
+    goes_on(&home, daemon, &transcripts, &planted);
 }
 
 #[test]

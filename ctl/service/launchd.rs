@@ -70,7 +70,7 @@ pub(super) fn load_steps(uid: u32, plist: &Path) -> Vec<Step> {
 /// (`is_new`), what runs by these goes on.
 pub(super) async fn load(uid: u32, plist: &Path, is_new: bool) -> Result<(), Failure> {
     let agent = format!("gui/{uid}/{LABEL}");
-    if is_loaded(uid)? {
+    if print(uid)?.is_some() {
         if !is_new {
             return run(&[
                 (words(&["enable", &agent]), true),
@@ -91,7 +91,7 @@ pub(super) fn unload_step(uid: u32) -> Step {
 pub(super) async fn unload(uid: u32) -> Result<(), Failure> {
     run(&[unload_step(uid)])?;
     let deadline = Instant::now() + GONE_WITHIN;
-    while is_loaded(uid)? {
+    while print(uid)?.is_some() {
         if Instant::now() >= deadline {
             let what =
                 format!("{LABEL} is told to end and still runs after {} s", GONE_WITHIN.as_secs());
@@ -102,23 +102,18 @@ pub(super) async fn unload(uid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether launchd knows the agent.
-fn is_loaded(uid: u32) -> Result<bool, Failure> {
-    let look = look(uid);
+/// What launchd tells of the agent; `None`: it does not know it.
+pub(super) fn print(uid: u32) -> Result<Option<String>, Failure> {
+    let look = words(&["print", &format!("gui/{uid}/{LABEL}")]);
     let command: Vec<&str> = look.iter().map(String::as_str).collect();
     let ended = shell::run(&command)
         .map_err(|error| Failure::failed(format!("{} cannot be run: {error}", look[0])))?;
-    Ok(ended.success)
+    Ok(ended.success.then_some(ended.out))
 }
 
 /// What ends the process and starts it again.
 pub(super) fn restart(uid: u32) -> Vec<Step> {
     vec![(words(&["kickstart", "-k", &format!("gui/{uid}/{LABEL}")]), true)]
-}
-
-/// What tells whether the agent is there.
-pub(super) fn look(uid: u32) -> Vec<String> {
-    words(&["print", &format!("gui/{uid}/{LABEL}")])
 }
 
 fn words(words: &[&str]) -> Vec<String> {

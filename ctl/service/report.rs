@@ -98,7 +98,7 @@ pub(super) fn of_systemd() -> Report {
 
 pub(super) fn of_launchd(uid: u32) -> Result<Report, Failure> {
     let plist = launchd::plist_path(&super::install::home()?);
-    let printed = launchd_print(uid);
+    let printed = launchd::print(uid)?;
     let active = printed.as_deref().is_some_and(|text| text.contains("state = running"));
     Ok(Report {
         manager: "launchd",
@@ -127,15 +127,9 @@ pub(super) fn pid_in(printed: &str) -> u32 {
     lines.find_map(|line| line.strip_prefix("pid = ")?.parse().ok()).unwrap_or(0)
 }
 
-fn launchd_print(uid: u32) -> Option<String> {
-    let words = launchd::look(uid);
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    shell::run(&words).ok().filter(|ended| ended.success).map(|ended| ended.out)
-}
-
 /// Whether launchd keeps the agent running.
 pub(super) fn launchd_runs(uid: u32) -> bool {
-    launchd_print(uid).is_some_and(|text| text.contains("state = running"))
+    launchd::print(uid).is_ok_and(|text| text.is_some_and(|text| text.contains("state = running")))
 }
 
 fn words(report: &Report, terminal: &Terminal) -> String {

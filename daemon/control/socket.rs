@@ -95,7 +95,7 @@ impl Drop for SocketFile {
 /// As [`bind`], for a daemon that was passed no socket: somebody who listens is seen without a connection, for which a service manager
 /// would start its service.
 pub(crate) fn bind_first(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
-    // The table has paths of other mounts, too. Where no manager can be asking is costs nothing, and tells more.
+    // The table has paths of other mounts, too. Where there is no manager, a connection costs nothing and tells more.
     let is_there = path.exists() && crate::listening::is_listened_on(path) == Some(true);
     if is_there && crate::listening::may_be_a_managers() {
         return Err(BindError::AlreadyServing(path.to_owned()));

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -36,8 +38,13 @@ impl Scene {
         path
     }
 
-    fn stat(&self, path: &Path) -> Stat {
-        self.finder.files.stat(path).unwrap()
+    /// One file of which all is captured.
+    fn with_one() -> (Scene, Arc<Path>, Known) {
+        let scene = Scene::new();
+        let path = scene.write(1);
+        let stat = scene.finder.files.stat(&path).unwrap();
+        let known = Known::from([(path.clone(), Some((stat, false)))]);
+        (scene, path, known)
     }
 
     /// Which of the known ones a scan meets, and whether there is something to see.
@@ -51,9 +58,7 @@ impl Scene {
 
 #[test]
 fn t50_a_file_that_is_as_it_was_is_met_and_not_looked_at() {
-    let scene = Scene::new();
-    let path = scene.write(1);
-    let known = Known::from([(path.clone(), Some((scene.stat(&path), false)))]);
+    let (scene, path, known) = Scene::with_one();
     assert_eq!(scene.met(&known), BTreeMap::from([(path, false)]));
 }
 
@@ -70,8 +75,11 @@ fn t1_t2_t3_a_file_that_is_not_as_it_was_is_looked_at() {
             let text = fs::read_to_string(path).unwrap().replace("user", "uses");
             let mut file = File::options().write(true).open(path).unwrap();
             // The clock of a file system may tick slowly: the kernel's time has to be another one.
-            let before = rustix::fs::stat(path).unwrap();
-            while rustix::fs::stat(path).unwrap().st_ctime_nsec == before.st_ctime_nsec {
+            let changed =
+                || (file.metadata().unwrap().ctime(), file.metadata().unwrap().ctime_nsec());
+            let (before, deadline) = (changed(), Instant::now() + Duration::from_secs(20));
+            while changed() == before {
+                assert!(Instant::now() < deadline, "the clock of the file system stands still");
                 file.set_modified(time).unwrap();
             }
             file.write_all(text.as_bytes()).unwrap();
@@ -86,9 +94,7 @@ fn t1_t2_t3_a_file_that_is_not_as_it_was_is_looked_at() {
         }),
     ];
     for (name, change) in changes {
-        let scene = Scene::new();
-        let path = scene.write(1);
-        let known = Known::from([(path.clone(), Some((scene.stat(&path), false)))]);
+        let (scene, path, known) = Scene::with_one();
         change(&path);
         assert_eq!(scene.met(&known), BTreeMap::from([(path, true)]), "{name}");
     }
@@ -103,17 +109,14 @@ fn what_is_not_said_to_be_captured_is_looked_at() {
 
 #[test]
 fn a_file_that_is_not_set_aside_any_more_is_looked_at() {
-    let scene = Scene::new();
-    let path = scene.write(1);
-    let known = Known::from([(path.clone(), Some((scene.stat(&path), true)))]);
+    let (scene, path, mut known) = Scene::with_one();
+    known.values_mut().flatten().for_each(|(_, archived)| *archived = true);
     assert_eq!(scene.met(&known), BTreeMap::from([(path, true)]));
 }
 
 #[test]
 fn a_file_that_is_gone_is_not_met_and_one_that_is_new_is_described() {
-    let scene = Scene::new();
-    let path = scene.write(1);
-    let known = Known::from([(path.clone(), Some((scene.stat(&path), false)))]);
+    let (scene, path, known) = Scene::with_one();
     fs::remove_file(&path).unwrap();
     assert_eq!(scene.met(&known), BTreeMap::new());
     let new = scene.write(2);
